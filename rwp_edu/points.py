@@ -1,0 +1,100 @@
+"""Points: what a method asks about, and the layout of the flat weights it asks with.
+
+A training method is a conversation. It is a generator that *yields* the points of one round (all that are
+independent of each other), *receives* the gradients there, and *returns* the combined gradient:
+
+    g = sum_j c_j * grad L(w + e_j ; batch_j)
+
+Weights are flat: shape ``(P,)`` for one run, ``(R, P)`` for R runs at once. Whoever drives the generator decides how
+a round is answered: one closure call after another (``rwp_edu.optim``) or one batched call (``rwp_edu.batched``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class At:
+    """One question: the gradient at weights ``w``, shape ``(P,)`` or ``(R, P)``, on mini-batch number ``batch``."""
+
+    w: Tensor
+    batch: int = 0
+
+
+Conversation = Generator[list[At], list[Tensor], Tensor]
+
+
+def drive(conversation: Conversation, answer: Callable[[list[At]], list[Tensor]]) -> Tensor:
+    """Hold a conversation to its end: ``answer`` maps the points of a round to their gradients.
+
+    >>> def halfway(w):
+    ...     (g,) = yield [At(w / 2)]
+    ...     return g
+    >>> drive(halfway(torch.tensor([4.0])), lambda points: [3 * point.w for point in points])
+    tensor([6.])
+    """
+    try:
+        points = next(conversation)
+        while True:
+            points = conversation.send(answer(points))
+    except StopIteration as end:
+        return end.value
+    finally:
+        conversation.close()
+
+
+class Layout:
+    """Where every parameter lies in the flat weights.
+
+    A *filter* is a slice along dimension 0 of a parameter with two or more dimensions (an output channel of
+    ``Linear`` and ``Conv``); a parameter with fewer dimensions (bias, norm gain) is one filter as a whole.
+
+    >>> layout = Layout({"weight": (2, 3), "bias": (2,)})
+    >>> layout.size
+    8
+    >>> [tuple(f.shape) for f in layout.filters(torch.zeros(5, 8))]
+    [(5, 2, 3), (5, 1, 2)]
+    """
+
+    def __init__(self, shapes: Mapping[str, Sequence[int]]):
+        self.names = tuple(shapes)
+        self.shapes = tuple(tuple(shape) for shape in shapes.values())
+        self.sizes = tuple(prod(shape) for shape in self.shapes)
+        self.size = sum(self.sizes)
+        self._rows = tuple(
+            (shape[0], size // shape[0]) if len(shape) > 1 and size else (1, size)
+            for shape, size in zip(self.shapes, self.sizes)
+        )
+
+    def __repr__(self) -> str:
+        return f"Layout({dict(zip(self.names, self.shapes))})"
+
+    def _views(self, flat: Tensor, shapes: Iterable[tuple[int, ...]]) -> list[Tensor]:
+        if flat.shape[-1] != self.size:
+            raise ValueError(f"flat weights must end in {self.size} entries for this layout, got shape {tuple(flat.shape)}")
+        lead = flat.shape[:-1]
+        return [piece.view(lead + tuple(shape)) for piece, shape in zip(flat.split(self.sizes, -1), shapes)]
+
+    def split(self, flat: Tensor) -> list[Tensor]:
+        """Views of ``flat`` ``(..., P)`` in the parameters' own shapes ``(..., *shape)``."""
+        return self._views(flat, self.shapes)
+
+    def filters(self, flat: Tensor) -> list[Tensor]:
+        """Views of ``flat`` ``(..., P)`` as ``(..., filters, entries per filter)``, one per parameter."""
+        return self._views(flat, self._rows)
+
+    def flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+        """Copy parameters (in order) into one flat tensor ``(P,)``."""
+        if out is None:
+            dtype = tensors[0].dtype
+            for tensor in tensors[1:]:
+                dtype = torch.promote_types(dtype, tensor.dtype)
+            out = torch.empty(self.size, dtype=dtype, device=tensors[0].device)
+        torch._foreach_copy_(self.split(out), list(tensors))
+        return out

@@ -1,0 +1,1 @@
+"""Problems: initial weights, loss, batches and metrics, for many runs at once."""
