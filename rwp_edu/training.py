@@ -194,7 +194,7 @@ class Run:
             group.hyper = s.of(entrant)
         self._batches = max(METHODS[group.method].cost().batches for group in self.groups)
         self._base = {
-            name: torch.tensor([[g.hyper[name]] for g in self.groups for _ in range(s.seeds)], device=self.device).to(self.base.w)
+            name: self.base.w.new_tensor([[g.hyper[name]] for g in self.groups for _ in range(s.seeds)])
             for name in ("lr", "momentum", "weight_decay")
         }
 
