@@ -82,14 +82,14 @@ PARAMETERS: dict[str, Parameter] = {
     row.name: row
     for row in (
         Parameter("sigma", "σ", 0.1, "scale of the random perturbation (standard deviation; times ‖filter‖ if filter-wise)",
-                  slider=(0.0, 0.3), step=0.005),
+                  slider=(0.0, 0.3), step=0.005, title="scale of the noise"),
         Parameter("rho", "ρ", 0.05, "radius of SAM's ascent step (Euclidean norm over all weights)",
-                  slider=(0.0, 1.0), step=0.01),
-        Parameter("lam", "λ", 0.5, "mixing coefficient: weight of the noisy gradient", high=1.0, slider=(0.0, 1.0)),
-        Parameter("k", "k", 1, "number of noise draws per update", low=1, high=64, slider=(1, 4), step=1),
+                  slider=(0.0, 1.0), step=0.01, title="SAM's radius"),
+        Parameter("lam", "λ", 0.5, "mixing coefficient: weight of the noisy gradient", high=1.0, title="mixing coefficient"),
+        Parameter("k", "k", 1, "number of noise draws per update", low=1, high=64, slider=(1, 4), step=1, title="noise draws"),
         Parameter("kind", "", "published", "kind of perturbation; published: what the method's paper uses",
-                  choices=("published", *KINDS)),
-        Parameter("law", "", "gaussian", "law of the noise, mean 0 and variance 1", choices=tuple(LAWS)),
+                  choices=("published", *KINDS), title="kind of perturbation"),
+        Parameter("law", "", "gaussian", "law of the noise, mean 0 and variance 1", choices=tuple(LAWS), title="law of the noise"),
     )
 }  # fmt: skip
 

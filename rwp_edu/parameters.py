@@ -21,7 +21,7 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
 class Parameter:
     """One parameter of a method or of the training.
 
-    ``low`` and ``high`` bound what is possible; ``slider`` bounds what a slider offers; ``ticks`` label values that mean
+    ``title`` is what a screen calls it. ``low`` and ``high`` bound what is possible; ``slider`` bounds what a slider offers; ``ticks`` label values that mean
     something; ``live`` tells whether a running training takes a new value at once.
     """
 
@@ -37,6 +37,7 @@ class Parameter:
     choices: tuple[str, ...] = ()
     ticks: tuple[tuple[float, str], ...] = ()
     live: bool = True
+    title: str = ""
 
     @property
     def type(self) -> Callable:

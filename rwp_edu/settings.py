@@ -13,24 +13,38 @@ from rwp_edu.parameters import Parameter, unknown
 TRAINING: dict[str, Parameter] = {
     row.name: row
     for row in (
-        Parameter("lr", "η", 0.1, "learning rate of the base optimizer, SGD", slider=(0.001, 1.0), log=True),
-        Parameter("weight_decay", "wd", 0.01, "weight decay (L2, at the clean weights)", slider=(0.0, 0.1), step=0.001),
-        Parameter("momentum", "μ", 0.9, "momentum of the base optimizer", high=0.999, slider=(0.0, 0.99)),
-        Parameter("schedule", "", "cosine", "learning rate over the updates", choices=("cosine", "constant")),
-        Parameter("steps", "T", 400, "updates of a whole training", low=1, high=1_000_000, slider=(100, 2000), step=100, live=False),
+        Parameter("lr", "η", 0.1, "learning rate of the base optimizer, SGD", slider=(0.001, 1.0), log=True,
+                  ticks=((0.001, "0.001"), (0.01, "0.01"), (0.1, "preset"), (1.0, "1")), title="learning rate"),
+        Parameter("weight_decay", "wd", 0.01, "weight decay (L2, at the clean weights)", slider=(0.0, 0.1), step=0.001,
+                  ticks=((0.01, "preset"), (0.04, "best for SGD"), (0.1, "0.1")), title="weight decay"),
+        Parameter("momentum", "μ", 0.9, "momentum of the base optimizer", high=0.999, slider=(0.0, 0.99), title="momentum"),
+        Parameter("schedule", "", "cosine", "learning rate over the updates", choices=("cosine", "constant"),
+                  title="learning rate schedule"),
+        Parameter("steps", "T", 400, "updates of a whole training", low=1, high=1_000_000, slider=(100, 2000), step=100,
+                  live=False, title="updates in all"),
         Parameter("seeds", "S", 8, "runs per method, each with its own split, labels, start and batches",
-                  low=1, high=256, slider=(1, 16), step=1, live=False),
-        Parameter("seed", "s", 0, "the first seed", high=2**31, slider=(0, 100), step=1, live=False),
-        Parameter("batch", "B", 30, "images per mini-batch", low=1, high=500, slider=(5, 100), step=5, live=False),
-        Parameter("train", "n", 300, "training images", low=1, high=500, slider=(50, 500), step=50, live=False),
+                  low=1, high=256, slider=(1, 16), step=1, live=False, title="seeds (runs per method)"),
+        Parameter("seed", "s", 0, "the first seed", high=2**31, slider=(0, 100), step=1, live=False, title="first seed"),
+        Parameter("batch", "B", 30, "images per mini-batch", low=1, high=500, slider=(5, 100), step=5, live=False, title="images per batch"),
+        Parameter("train", "n", 300, "training images", low=1, high=500, slider=(50, 500), step=50, live=False, title="training images"),
         Parameter("label_noise", "p", 0.3, "fraction of training labels replaced by a random class",
-                  high=1.0, slider=(0.0, 0.6), step=0.05, live=False),
-        Parameter("width", "H", 64, "hidden units", low=1, high=4096, slider=(8, 128), step=8, live=False),
-        Parameter("record_every", "", 10, "updates between two records", low=1, high=10_000, slider=(1, 50), step=1, live=False),
+                  high=1.0, slider=(0.0, 0.6), step=0.05, live=False, title="label noise"),
+        Parameter("width", "H", 64, "hidden units", low=1, high=4096, slider=(8, 128), step=8, live=False, title="hidden units"),
+        Parameter("record_every", "", 10, "updates between two records", low=1, high=10_000, slider=(1, 50), step=1,
+                  live=False, title="updates between records"),
     )
 }  # fmt: skip
 
-RACE = {**methods.PARAMETERS, "rho": dataclasses.replace(methods.PARAMETERS["rho"], default=0.4)}
+RACE = {
+    **methods.PARAMETERS,
+    "sigma": dataclasses.replace(
+        methods.PARAMETERS["sigma"], ticks=((0.0, "0"), (0.1, "RWP at best"), (0.2, "RWP fails"), (0.3, "0.3"))
+    ),
+    "rho": dataclasses.replace(
+        methods.PARAMETERS["rho"], default=0.4, ticks=((0.05, "published"), (0.4, "best here"), (1.0, "1"))
+    ),
+    "lam": dataclasses.replace(methods.PARAMETERS["lam"], ticks=((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))),
+}
 PARAMETERS: dict[str, Parameter] = {**RACE, **TRAINING}
 LIVE = tuple(name for name, row in PARAMETERS.items() if row.live)
 PROBLEMS = ("digits",)

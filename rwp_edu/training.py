@@ -172,7 +172,7 @@ class Run:
         return self.updates >= self.settings.steps or bool((self.record.diverged >= 0).all())
 
     def set(self, **changes: Any) -> None:
-        """Change live settings from the next update on; each change leaves a mark in the record."""
+        """Change live settings from the next update on; once the run has begun each change leaves a mark in the record."""
         for name in changes:
             if name not in LIVE:
                 known = name in {f.name for f in dataclasses.fields(Settings)}
@@ -180,7 +180,9 @@ class Run:
                     raise ValueError(f"{name} changes the problem: start a new run for it (live are: {', '.join(LIVE)})")
                 raise unknown("setting", name, LIVE)
         settings = self.settings.replace(**changes)
-        for name in changes:
+        if self.updates == 0:
+            self.record.settings = settings
+        for name in changes if self.updates else ():
             old, new = getattr(self.settings, name), getattr(settings, name)
             if old != new:
                 self.record.marks.append(Mark(self.updates, name, old, new))

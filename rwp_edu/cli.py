@@ -1,0 +1,423 @@
+"""The command line: ``rwp-edu lab | methods | train | bench``.
+
+Whatever is wrong with what was asked is one line on standard error and exit status 2, before any work begins. With ``--json``
+one object, and nothing else, goes to standard output.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import os
+import shutil
+import socket
+import sys
+import tempfile
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from rwp_edu import __version__
+from rwp_edu.parameters import Parameter, unknown
+
+WRONG, INTERRUPTED = 2, 130
+PORT = Parameter("port", "", 8888, "port of the notebook server", low=1, high=65535)
+COPIES = "rwp_edu_notebooks"
+
+
+class Wrong(Exception):
+    """What was wrong and what would be right, in one line."""
+
+
+@contextmanager
+def checked() -> Iterator[None]:
+    """Inside, an error is about what was asked for: it becomes one line."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        raise Wrong(" ".join(str(error).split())) from error
+
+
+# ---------------------------------------------------------------------------------------------------------------- output
+
+
+def aligned(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str) -> str:
+    """Columns of text, each aligned by its letter in ``align``: ``<`` or ``>``.
+
+    >>> print(aligned(("name", "points"), [("sgd", 1), ("m-rwp", 2)], "<>"))
+    name   points
+    sgd         1
+    m-rwp       2
+    """
+    lines = [[str(cell) for cell in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    return "\n".join("  ".join(f"{c:{a}{n}}" for c, a, n in zip(line, align, widths)).rstrip() for line in lines)
+
+
+def strict(value: Any) -> Any:
+    """``value`` for strict JSON: a number that is not finite becomes None."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(strict(value), indent=2, allow_nan=False))
+
+
+def note(text: str) -> None:
+    print(f"rwp-edu: {text}", file=sys.stderr)
+
+
+# ------------------------------------------------------------------------------------------------------------------- lab
+
+
+def notebooks_folder(chosen: str | None, package: Path = Path(__file__).parent) -> Path:
+    """The clone's own notebooks; from a wheel, or where a folder was chosen, copies that never replace a file."""
+    bundled, clone = package / "_notebooks", package.parent / "notebooks"
+    if chosen is None and not bundled.is_dir():
+        return clone
+    folder = Path(chosen or COPIES)
+    folder.mkdir(parents=True, exist_ok=True)
+    for notebook in sorted((bundled if bundled.is_dir() else clone).glob("*.ipynb")):
+        if not (folder / notebook.name).exists():
+            shutil.copyfile(notebook, folder / notebook.name)
+    return folder
+
+
+def jupyter_arguments(folder: Path, port: int | None, browser: bool, root: bool) -> list[str]:
+    """JupyterLab on the first notebook of ``folder``: its token as ever, no news, no look for updates.
+
+    The workspace has a name of its own, so that no tabs of other work are opened again, or lost.
+    """
+    first = min(folder.glob("*.ipynb"), default=None)
+    address = "/lab/workspaces/rwp_edu" + (f"/tree/{first.name}" if first else "")
+    return [
+        f"--ServerApp.root_dir={folder.resolve()}",
+        f"--LabApp.default_url={address}",
+        "--LabApp.news_url=None",
+        "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+        *([f"--ServerApp.port={port}", "--ServerApp.port_retries=0"] if port else []),
+        *([] if browser else ["--no-browser"]),
+        *(["--allow-root"] if root else []),
+    ]
+
+
+def free(port: int) -> None:
+    """An error if the notebook server could not listen on ``port``."""
+    with socket.socket() as probe:
+        if os.name == "posix":
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise Wrong(f"cannot use port {port} ({error.strerror}): choose another, or none to get a free one") from error
+
+
+def lab(arguments: Namespace) -> int:
+    if find_spec("jupyterlab") is None:
+        raise Wrong("JupyterLab is not installed: pip install 'rwp_edu[lab]' (in a clone: pip install -e '.[lab]')")
+    with checked():
+        port = PORT.parse(arguments.port) if arguments.port is not None else None
+        if port:
+            free(port)
+        folder = notebooks_folder(arguments.dir)
+    from jupyterlab.labapp import LabApp
+
+    root = getattr(os, "geteuid", lambda: -1)() == 0
+    LabApp.launch_instance(jupyter_arguments(folder, port, not arguments.no_browser, root))
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------- methods
+
+
+def methods(arguments: Namespace) -> int:
+    from rwp_edu.methods import METHODS, PARAMETERS
+    from rwp_edu.settings import RACE
+
+    if arguments.json:
+        print_json({"methods": [method_row(row) for row in METHODS.values()]})
+        return 0
+    heads = ("method", "label", "gradients", "rounds", "batches", "noise", "parameters", "source")
+    costs = {row.name: row.cost() for row in METHODS.values()}
+    rows = [
+        (
+            r.name,
+            r.label,
+            r.points,
+            costs[r.name].rounds,
+            costs[r.name].batches,
+            r.kind or "-",
+            " ".join(r.parameters) or "-",
+            r.source,
+        )
+        for r in METHODS.values()
+    ]
+    print(aligned(heads, rows, "<<>>><<<"), "\n")
+    print(
+        aligned(
+            ("method", "gradient for the base optimizer", "meaning"),
+            [(r.name, r.formula, r.meaning) for r in METHODS.values()],
+            "<<<",
+        ),
+        "\n",
+    )
+    heads = ("parameter", "symbol", "default", "in train", "allowed", "meaning")
+    rows = [(p.name, p.symbol or "-", p.default, RACE[p.name].default, p.allowed, p.meaning) for p in PARAMETERS.values()]
+    print(aligned(heads, rows, "<<<<<<"))
+    return 0
+
+
+def method_row(row: Any) -> dict[str, Any]:
+    """A row of the table of methods as plain values."""
+    from rwp_edu.methods import PARAMETERS
+
+    cost = row.cost()
+    parameters = [PARAMETERS[name] for name in row.parameters]
+    return {
+        "name": row.name,
+        "label": row.label,
+        "formula": row.formula,
+        "meaning": row.meaning,
+        "points": row.points,
+        "rounds": cost.rounds,
+        "batches": cost.batches,
+        "kind": row.kind,
+        "parameters": [
+            {"name": p.name, "symbol": p.symbol, "default": p.default, "allowed": p.allowed, "meaning": p.meaning}
+            for p in parameters
+        ],
+        "source": row.source,
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------- train
+
+
+def settings_of(arguments: Namespace) -> Any:
+    """The settings that ``train`` was asked for."""
+    from rwp_edu.settings import PARAMETERS, PROBLEMS, Settings
+
+    if arguments.problem is None:
+        raise ValueError(f"name a problem to train on (there is: {', '.join(PROBLEMS)})")
+    given = {name: getattr(arguments, name) for name in ("methods", "seeds", "steps") if getattr(arguments, name) is not None}
+    for pair in arguments.set:
+        name, equals, value = pair.partition("=")
+        if name not in PARAMETERS:
+            raise unknown("setting", name, PARAMETERS)
+        if not equals:
+            raise ValueError(f"write --set {name}=VALUE, where {name} is {PARAMETERS[name].allowed}; got --set {pair}")
+        if name in given:
+            raise ValueError(f"{name} is given twice, as {given[name]} and as {value}: leave one of them out")
+        given[name] = value
+    return Settings().replace(problem=arguments.problem, **given)
+
+
+def writable(folder: str | None) -> Path | None:
+    """``folder``, made if it does not exist, or an error if nothing can be written there."""
+    if folder is None:
+        return None
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return Path(folder)
+    except OSError as error:
+        raise Wrong(f"cannot write to --out {folder} ({error.strerror}): name a folder that can be written to") from error
+
+
+def train(arguments: Namespace) -> int:
+    with checked():
+        from rwp_edu.training import Run
+
+        settings = settings_of(arguments)
+        folder = writable(arguments.out)
+        run = Run(settings, arguments.device)
+    from tqdm import tqdm
+
+    quiet = arguments.json and not sys.stderr.isatty()
+    interrupted = False
+    with tqdm(total=settings.steps, desc=settings.problem, unit="update", file=sys.stderr, disable=quiet) as bar:
+        try:
+            while not run.finished:
+                run.advance(10)
+                bar.update(run.updates - bar.n)
+        except KeyboardInterrupt:
+            interrupted = True
+    record = run.record
+    try:
+        if folder:
+            save(record, folder)
+    finally:
+        if arguments.json:
+            told = {"version": __version__, "device": str(run.device), "interrupted": interrupted, "settings": asdict(settings)}
+            print_json({**told, "results": record.results()})
+        else:
+            print(table_of(record, run.device))
+    if interrupted:
+        note(
+            f"interrupted in update {run.updates + 1} of {settings.steps}; the results are those of update {record.rows[-1]['updates']}"
+        )
+    return INTERRUPTED if interrupted else 0
+
+
+def save(record: Any, folder: Path) -> None:
+    record.save(folder / "record.json")
+    results = strict(record.results())
+    with open(folder / "results.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, results[0])
+        writer.writeheader()
+        writer.writerows(results)
+
+
+def table_of(record: Any, device: Any) -> str:
+    """What a race came to, one line per method; differences are paired by seed."""
+    s, results = record.settings, record.results()
+    accuracy = record.rows[-1]["test_accuracy"]
+
+    def percent(values: Any, sign: str = "") -> str:
+        error = f" ± {100 * values.std(ddof=1) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
+        return f"{100 * values.mean():{sign}.1f}{error}"
+
+    heads = ["method", "test accuracy %", f"minus {record.entrants[0]}", "train loss", "gradients", "seconds"]
+    rows = [
+        [
+            row["method"],
+            percent(accuracy[e]),
+            percent(accuracy[e] - accuracy[0], "+") if e else "-",
+            f"{row['train_loss_mean']:.3f}",
+            row["gradient_evaluations"],
+            f"{row['seconds']:.2f}",
+        ]
+        for e, row in enumerate(results)
+    ]
+    if any(row["diverged"] for row in results):
+        heads.append("diverged")
+        rows = [[*cells, f"{row['diverged']} of {s.seeds}" if row["diverged"] else "-"] for cells, row in zip(rows, results)]
+    return "\n".join(
+        (
+            f"{s.problem}: {s.train} images, {100 * s.label_noise:g} % label noise; {results[0]['updates']} updates on {device}",
+            f"mean ± standard error over {s.seeds} seeds; gradients of one run, seconds of all {s.seeds}",
+            "",
+            aligned(heads, rows, "<" + ">" * (len(heads) - 1)),
+        )
+    )
+
+
+# ----------------------------------------------------------------------------------------------------------------- bench
+
+
+def bench(arguments: Namespace) -> int:
+    from rwp_edu.bench import measure
+
+    results = measure(quick=arguments.quick)
+    if arguments.json:
+        print_json({"version": __version__, "results": results})
+        return 0
+    heads = ("figure", "A", "B", "A / B", "quartiles", "pairs", "goal", "met")
+    rows = [
+        (
+            r["name"],
+            f"{r['a']:.3g} {r['unit']}",
+            f"{r['b']:.3g} {r['unit']}",
+            f"{r['ratio']:.2f}",
+            "{:.2f} to {:.2f}".format(*r["quartiles"]),
+            r["pairs"],
+            r["goal"] or "-",
+            {True: "yes", False: "no", None: "-"}[r["met"]],
+        )
+        for r in results
+    ]
+    print(aligned(heads, rows, "<>>>>>>>"), "\n")
+    print(aligned(("figure", "A", "B"), [(r["name"], r["what_a"], r["what_b"]) for r in results], "<<<"))
+    return 0
+
+
+# --------------------------------------------------------------------------------------------------------------- parsing
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command: what it does, and its arguments as ``argparse`` wants them."""
+
+    help: str
+    run: Callable[[Namespace], int]
+    arguments: dict[str, dict[str, Any]]
+
+
+JSON = {"action": "store_true", "help": "print one JSON object and nothing else"}
+COMMANDS = {
+    "lab": Command(
+        "open the notebooks in JupyterLab",
+        lab,
+        {
+            "--no-browser": {"action": "store_true", "help": "start the server, print its address, open no browser"},
+            "--port": {"metavar": "N", "help": "port of the server (default: a free one from 8888 on)"},
+            "--dir": {"help": f"copy the notebooks to DIR, never over a file (default: the clone's own, else ./{COPIES})"},
+        },
+    ),
+    "methods": Command("list the training methods: formula, cost, parameters, source", methods, {"--json": JSON}),
+    "train": Command(
+        "train several methods on a problem and compare them",
+        train,
+        {
+            "problem": {"nargs": "?", "help": "digits"},
+            "--methods": {"metavar": "A,B,...", "help": "which, perhaps with own values: sgd,rwp,m-rwp:sigma=0.15"},
+            "--seeds": {"metavar": "N", "help": "runs per method (default: 8)"},
+            "--steps": {"metavar": "N", "help": "updates (default: 400)"},
+            "--set": {"metavar": "NAME=VALUE", "action": "append", "default": [], "help": "another setting; may be repeated"},
+            "--device": {"default": "auto", "help": "auto (the default: a GPU where there is one), cpu or cuda"},
+            "--out": {"metavar": "DIR", "help": "write record.json and results.csv there"},
+            "--json": JSON,
+        },
+    ),
+    "bench": Command(
+        "measure the speed of this installation",
+        bench,
+        {"--quick": {"action": "store_true", "help": "fewer repetitions"}, "--json": JSON},
+    ),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:
+        raise Wrong(f"{message} (see {self.prog} --help)")
+
+
+def parse(argv: Sequence[str] | None) -> Namespace:
+    parser = Parser(prog="rwp-edu", description="See why flat minima generalise, and how to find them.", allow_abbrev=False)
+    parser.add_argument("--version", action="version", version=f"rwp-edu {__version__}")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND")
+    for name, command in COMMANDS.items():
+        child = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
+        for argument, details in command.arguments.items():
+            child.add_argument(argument, **details)
+    arguments, extra = parser.parse_known_args(argv)
+    if arguments.command is None:
+        raise Wrong(f"name a command (there is: {', '.join(COMMANDS)})")
+    if extra:
+        raise Wrong(str(unknown(f"argument of {arguments.command}", extra[0], COMMANDS[arguments.command].arguments)))
+    return arguments
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command and return its exit status."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")
+    try:
+        arguments = parse(argv)
+        return COMMANDS[arguments.command].run(arguments)
+    except Wrong as error:
+        note(str(error))
+        return WRONG
+    except KeyboardInterrupt:
+        note("interrupted")
+        return INTERRUPTED

@@ -1,0 +1,145 @@
+"""The race without a front end: its state, its run, its record, its figure. The screen is one way to look at it."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from rwp_edu import figures
+from rwp_edu.lab import words
+from rwp_edu.lab.state import PRESETS, RaceState
+from rwp_edu.parameters import unknown
+from rwp_edu.settings import LIVE, Settings
+from rwp_edu.training import Record, Run
+
+HEADLESS = "RWP_EDU_HEADLESS_STEPS"
+_SETTINGS = tuple(Settings.__dataclass_fields__)
+
+
+class Race:
+    """Methods racing on the same digits, live in a notebook or headless.
+
+    >>> lab = race(methods="sgd,rwp", seeds=2, steps=30)
+    >>> lab.run(steps=10)
+    >>> lab.set(sigma=0.15)
+    >>> lab.run()
+    >>> lab.status, lab.record.updates.tolist()
+    ('finished', [0, 10, 20, 30])
+    """
+
+    def __init__(self, state: RaceState):
+        self.state = state
+        self.ghost: Record | None = None
+        self.status = "ready"
+        self._screen = None
+        self._run = Run(state.settings)
+
+    @property
+    def record(self) -> Record:
+        """What was measured so far."""
+        return self._run.record
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        """Entrants that are in the run and chosen."""
+        return tuple(name for name in self.record.entrants if name in self.state.methods)
+
+    @property
+    def waiting(self) -> tuple[str, ...]:
+        """Settings that were changed and take effect with the next reset."""
+        current = self._run.settings
+        names = [n for n in _SETTINGS if n not in LIVE and getattr(self.state, n) != getattr(current, n)]
+        if "methods" in names and set(self.state.methods) <= set(current.methods):
+            names.remove("methods")
+        return tuple(names)
+
+    @property
+    def figure(self):
+        """The picture as a plotly figure."""
+        return figures.race(self.record, **self._view())
+
+    def _view(self) -> dict[str, Any]:
+        return {"x": self.state.x, "smoothing": self.state.smoothing, "shown": self.shown, "ghost": self.ghost}
+
+    @property
+    def summary(self) -> str:
+        """The picture in a sentence or two."""
+        return words.summary(self.record, self.shown)
+
+    @property
+    def snippet(self) -> str:
+        """One line of Python that opens the lab in this state."""
+        return self.state.snippet()
+
+    def code(self, method: str | None = None) -> str:
+        """The training of ``method`` (by default the last one chosen) as a plain loop that runs as pasted."""
+        return words.code(self.state.settings, method or self.state.methods[-1])
+
+    def set(self, **changes: Any) -> None:
+        """Change the state. Live settings act from the next update on; others wait for :meth:`reset` once a run has begun."""
+        self.state = self.state.replace(**changes)
+        self._run.set(**{name: value for name, value in changes.items() if name in LIVE})
+        if self._run.updates == 0 and self.waiting:
+            self._run = Run(self.state.settings)
+        self._changed()
+
+    def preset(self, name: str) -> None:
+        """Put the state to a preset (and start afresh, keeping the former run as a ghost)."""
+        if name not in PRESETS:
+            raise unknown("preset", name, PRESETS)
+        self.state = RaceState(pace=self.state.pace, show=self.state.show).replace(**PRESETS[name].changes)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin again with the present state; the run so far stays as faint lines."""
+        fresh = Run(self.state.settings)
+        if self._run.updates:
+            self.ghost = self.record
+        self._run, self.status = fresh, "ready"
+        self._changed()
+
+    def run(self, steps: int | None = None) -> None:
+        """Train synchronously: ``steps`` more updates, or to the end. Errors are raised here and shown in the status."""
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
+            raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
+        try:
+            self._run.advance(self._run.settings.steps - self._run.updates if steps is None else steps)
+        except BaseException as error:
+            self.status = f"stopped by {type(error).__name__}: {error}".rstrip(": ")
+            self._changed()
+            raise
+        self.status = "finished" if self._run.finished else "paused"
+        self._changed()
+
+    def save(self, path: str | Path | None = None) -> Path:
+        """Write the record as JSON (by default into ``rwp_edu_runs/``); :meth:`Record.load` reads it."""
+        return self.record.save(path or Path("rwp_edu_runs") / time.strftime("race-%Y%m%d-%H%M%S.json"))
+
+    def _changed(self) -> None:
+        if self._screen is not None:
+            self._screen.wake()
+
+    def __repr__(self) -> str:
+        return f"<race: {self.status}. {self.summary}>"
+
+    @property
+    def screen(self):
+        """The widgets, made when first asked for."""
+        if self._screen is None:
+            from rwp_edu.lab.screen import Screen
+
+            self._screen = Screen(self)
+        return self._screen
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        budget = os.environ.get(HEADLESS)
+        if budget:
+            self.run(int(budget))
+        return self.screen.show(**options)
+
+
+def race(state: RaceState | None = None, **changes: Any) -> Race:
+    """Open the race lab: ``race(sigma=0.15, methods="sgd,rwp,m-rwp")``. An unknown or impossible value names what is allowed."""
+    return Race((state or RaceState()).replace(**changes))

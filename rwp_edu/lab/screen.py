@@ -1,0 +1,403 @@
+"""The screen of a race: ipywidgets on the left, one FigureWidget on the right, one live loop that alone draws.
+
+Callbacks of widgets may come at any time, from any thread: they only store what was asked for. The loop, an asyncio task,
+applies it, steps the run and draws, about ten times a second.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+import weakref
+from typing import Any
+
+import ipywidgets as w
+import plotly.graph_objects as go
+
+from rwp_edu import figures, methods
+from rwp_edu.lab import words
+from rwp_edu.lab.state import PRESETS, VIEW
+from rwp_edu.parameters import Parameter
+from rwp_edu.settings import PARAMETERS, Entrant
+from rwp_edu.training import one_thread
+
+PERTURBATION = ("kind", "law", "sigma", "rho", "lam", "k")
+TRAINING = ("lr", "weight_decay", "schedule", "momentum")
+PROBLEM = ("seeds", "train", "label_noise", "width", "batch", "steps", "seed")
+PACES = {"slow: 5 updates/s": 5, "20 updates/s": 20, "100 updates/s": 100, "as fast as it goes": 0}
+DRAW_EVERY, SLICE = 0.1, 0.03
+
+STYLE = """<style>
+.rwp-lab .main-svg text {fill: var(--jp-ui-font-color1, #7d7d7d) !important}
+.rwp-lab .main-svg .xgrid, .rwp-lab .main-svg .ygrid {stroke: var(--jp-border-color2, #8885) !important}
+.rwp-lab .hoverlayer text {fill: #fff !important}
+.rwp-lab .modebar {display: none !important}
+.rwp-lab {font-variant-numeric: tabular-nums}
+.rwp-lab .rwp-head {display: flex; justify-content: space-between; line-height: 1.35; font-size: 12px; color: var(--jp-ui-font-color1)}
+.rwp-lab .rwp-why {color: var(--jp-ui-font-color2); font-style: italic}
+.rwp-lab .widget-readout {width: 56px; min-width: 56px; margin: 0 0 0 8px}
+.rwp-lab .slider-container {margin: 0 8px}
+.rwp-lab .rwp-ticks {position: relative; height: 15px; margin: -5px 72px 0 8px; font-size: 10px; color: var(--jp-ui-font-color2)}
+.rwp-lab .rwp-ticks span {position: absolute; transform: translateX(-50%); white-space: nowrap; line-height: 12px}
+.rwp-lab .rwp-ticks span:first-child:not(.mid) {transform: none}
+.rwp-lab .rwp-ticks span.end {transform: translateX(-100%)}
+.rwp-lab .rwp-says {font-size: 14px; line-height: 1.4; color: var(--jp-ui-font-color1); min-height: 2.8em}
+.rwp-lab .rwp-status {font-size: 12px; line-height: 1.4; color: var(--jp-ui-font-color2)}
+.rwp-lab .rwp-status.error {color: var(--jp-error-color1, #d32f2f); font-weight: bold}
+.rwp-lab .rwp-question {font-size: 13px; line-height: 1.4; color: var(--jp-ui-font-color1)}
+.rwp-lab .rwp-counts {font-size: 12px; line-height: 30px; white-space: nowrap; color: var(--jp-ui-font-color1)}
+.rwp-lab .rwp-chip {margin: 0 8px 0 0}
+.rwp-lab .rwp-chip .widget-toggle-button {padding: 0 8px; opacity: 0.55}
+.rwp-lab .rwp-chip .widget-toggle-button.mod-active {opacity: 1}
+</style>"""
+
+_running: weakref.ref[Screen] | None = None
+
+
+def _ticks(row: Parameter) -> str:
+    """Labels under a slider, at the places of their values."""
+
+    def place(value: float) -> float:
+        low, high = row.slider
+        if row.log:
+            value, low, high = math.log(value), math.log(low), math.log(high)
+        return 100 * (value - low) / (high - low)
+
+    def span(value: float, text: str) -> str:
+        at = place(value)
+        kind = "end" if at > 85 else "" if at < 2 else "mid"
+        return f'<span class="{kind}" style="left:{at:.1f}%">{text}</span>'
+
+    return f'<div class="rwp-ticks">{"".join(span(*tick) for tick in row.ticks)}</div>'
+
+
+class Control:
+    """One parameter on the screen: a head with symbol, name and, if it has no effect now, why; the input; labelled ticks."""
+
+    def __init__(self, row: Parameter, value: Any, store):
+        self.row = row
+        self.head = w.HTML(layout={"margin": "2px 2px 0 2px"})
+        self.input = self._input(row, value)
+        self.input.observe(lambda change: store(row.name, change["new"]), names="value")
+        parts = [self.head, self.input, *([w.HTML(_ticks(row), layout={"margin": "0"})] if row.ticks else [])]
+        self.box = w.VBox(parts, layout={"overflow": "hidden", "flex": "0 0 auto"})
+        self.explain("")
+
+    @staticmethod
+    def _input(row: Parameter, value: Any) -> w.Widget:
+        common = {"value": value, "tooltip": f"{row.meaning}; {row.allowed}", "layout": {"width": "100%", "margin": "0"}}
+        if row.choices:
+            return w.Dropdown(options=row.choices, **common)
+        if row.name == "seed":
+            return w.BoundedIntText(min=0, max=2**31, **common)
+        low, high = row.slider
+        if row.log:
+            return w.FloatLogSlider(min=math.log10(low), max=math.log10(high), step=0.05, readout_format=".3g", **common)
+        if row.type is int:
+            return w.IntSlider(min=int(low), max=max(int(high), value), step=int(row.step), **common)
+        return w.FloatSlider(min=low, max=max(high, value), step=row.step, readout_format=".3g", **common)
+
+    def explain(self, why: str) -> None:
+        symbol = f"<i>{self.row.symbol}</i>&nbsp; " if self.row.symbol else ""
+        text = f"<span>{symbol}{self.row.title}</span><span class='rwp-why'>{why}</span>"
+        if text not in self.head.value:
+            self.head.value = f"<div class='rwp-head' title='{self.row.meaning}'>{text}</div>"
+        self.input.disabled = bool(why)
+
+    def show(self, value: Any) -> None:
+        if isinstance(self.input, (w.IntSlider, w.FloatSlider)) and value > self.input.max:
+            self.input.max = value
+        if self.input.value != value:
+            self.input.value = value
+
+
+class Screen:
+    """Widgets of one race and the loop that keeps them alive."""
+
+    def __init__(self, race: Any):
+        self.race = race
+        self._asked: list[tuple[str, Any]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event: asyncio.Event | None = None
+        self._task: asyncio.Task | None = None
+        self._error = ""
+        self._showing = False
+        self._drawn: tuple | None = None
+        self.running = False
+        self._clock = (0.0, 0)
+        state = race.state
+        self.controls = {name: Control(PARAMETERS[name], getattr(state, name), self._store) for name in (*PERTURBATION, *TRAINING, *PROBLEM)}
+        self._buttons()
+        self.chips = w.HBox(layout={"flex_flow": "row wrap", "margin": "0"})
+        self.figure = go.FigureWidget(race.figure)
+        self.figure.update_layout(showlegend=False, height=540, autosize=True)
+        self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
+        self.says, self.status, self.counts = w.HTML(), w.HTML(), w.HTML()
+        self.box = self._arrange(state)
+        self._chips_for: tuple | None = None
+        self.draw()
+
+    # Widgets
+
+    def _button(self, text: str, icon: str, tip: str, command: str) -> w.Button:
+        button = w.Button(description=text, icon=icon, tooltip=tip, layout={"width": "auto"})
+        button.on_click(lambda _: self._store(command, None))
+        return button
+
+    def _buttons(self) -> None:
+        self.start = self._button("Start", "play", "train live with these settings", "start")
+        self.pause = self._button("Pause", "pause", "stop after this update; nothing is lost", "pause")
+        self.step = self._button("Step", "step-forward", "train up to the next record", "step")
+        self.reset = self._button("Reset", "refresh", "begin again with these settings; this run stays as faint lines", "reset")
+        self.save = self._button("Save record", "download", "write the record so far as JSON into rwp_edu_runs/", "save")
+        select = {"layout": {"width": "auto"}}
+        presets = [("preset ...", ""), *((p.title, name) for name, p in PRESETS.items())]
+        self.preset = w.Dropdown(options=presets, tooltip="a question with settings that answer it", **select)
+        self.preset.observe(lambda change: change["new"] and self._store("preset", change["new"]), names="value")
+        self.question = w.HTML()
+        self.pace = w.Dropdown(options=list(PACES.items()), value=self.race.state.pace if self.race.state.pace in PACES.values() else 0,
+                               tooltip="how fast the live training goes", **select)  # fmt: skip
+        self.axis = w.ToggleButtons(options=list(VIEW["x"].choices), value=self.race.state.x, style={"button_width": "auto"},
+                                    tooltips=list(figures.X_AXES.values()))  # fmt: skip
+        self.smoothing = w.FloatSlider(min=0, max=0.95, step=0.05, value=self.race.state.smoothing, description="smoothing",
+                                       readout_format=".2f", tooltip=VIEW["smoothing"].meaning, layout={"width": "260px"})  # fmt: skip
+        for name, widget in (("pace", self.pace), ("x", self.axis), ("smoothing", self.smoothing)):
+            widget.observe(lambda change, name=name: self._store(name, change["new"]), names="value")
+        self.coded = w.Dropdown(description="method", layout={"width": "260px"})
+        self.code = w.Textarea(layout={"width": "100%", "height": "330px"}, continuous_update=False)
+        self.setting = w.Textarea(layout={"width": "100%", "height": "60px"}, continuous_update=False)
+        self.coded.observe(lambda _: self._store("coded", None), names="value")
+
+    def _arrange(self, state: Any) -> w.Widget:
+        def column(names: tuple[str, ...]) -> list[w.Widget]:
+            return [self.controls[name].box for name in names if not state.show or name in state.show]
+
+        def folded(title: str, children: list[w.Widget]) -> list[w.Widget]:
+            return [w.Accordion([w.VBox(children)], titles=[title], selected_index=None)] if children else []
+
+        left = w.VBox(
+            [*column(PERTURBATION), *column(TRAINING[:2]), *folded("more about the training", column(TRAINING[2:])),
+             *folded("the problem (acts at Reset)", column(PROBLEM))],
+            layout={"width": "310px", "flex": "0 0 310px"},
+        )  # fmt: skip
+        view = w.HBox([w.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing],
+                      layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
+        right = w.VBox([self.figure, view, self.says], layout={"flex": "1 1 560px", "min_width": "480px"})
+        top = w.HBox([self.start, self.pause, self.step, self.reset, self.preset, self.pace, self.counts],
+                     layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
+        code = w.VBox([self.coded, w.HTML("<span class='rwp-status'>Click into the code, select all, copy: it runs as pasted.</span>"), self.code])
+        extras = w.Accordion([code, w.VBox([self.setting, self.save])], titles=["copy as code", "setting and record"], selected_index=None)
+        body = w.HBox([left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        box = w.VBox([w.HTML(STYLE), top, self.chips, self.question, body, self.status, extras])
+        box.add_class("rwp-lab")
+        for widget, name in ((self.says, "rwp-says-box"), (self.status, "rwp-status-box")):
+            widget.add_class(name)
+        return box
+
+    def _make_chips(self) -> None:
+        """A toggle per method of the table and per entrant with values of its own, with its line and its cost."""
+        state = self.race.state
+        names = tuple(dict.fromkeys((*methods.METHODS, *state.methods, *self.race.record.entrants)))
+        wanted = (names, state.methods, state.k)
+        if wanted == self._chips_for:
+            return
+        self._chips_for = wanted
+        chips = []
+        for name in names:
+            entrant = Entrant.parse(name)
+            cost = methods.get(entrant.method).cost(k=state.of(entrant)["k"])
+            together = " at once" if cost.rounds == 1 and cost.points > 1 else " one after another" if cost.rounds > 1 else ""
+            tip = f"{methods.get(entrant.method).formula}: {cost.points} gradient{'s' * (cost.points > 1)} per update{together}"
+            toggle = w.ToggleButton(value=name in state.methods, description=f"{entrant.label}  {cost}", tooltip=tip, layout={"width": "auto"})
+            toggle.observe(lambda change, name=name: self._store("toggle", (name, change["new"])), names="value")
+            line = w.HTML(figures.swatch(name, names), layout={"margin": "2px 0 2px 6px"})
+            chip = w.HBox([line, toggle], layout={"align_items": "center"})
+            chip.add_class("rwp-chip")
+            chips.append(chip)
+        self.chips.children = chips
+
+    # What was asked for
+
+    def _store(self, name: str, value: Any) -> None:
+        if not self._showing:
+            self._asked.append((name, value))
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the loop look again; may be called from any thread."""
+        if self._loop is not None and not self._loop.is_closed() and self._event is not None:
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    def _obey(self) -> None:
+        race = self.race
+        while self._asked:
+            name, value = self._asked.pop(0)
+            self._error = ""
+            match name:
+                case "start":
+                    self._begin()
+                case "pause":
+                    self._stop("paused")
+                case "step":
+                    self._stop("paused")
+                    every = race.record.settings.record_every
+                    race.run(every - race._run.updates % every)
+                case "reset":
+                    self._stop("ready")
+                    race.reset()
+                case "preset":
+                    self._stop("ready")
+                    race.preset(value)
+                    self.question.value = f"<div class='rwp-question'><b>{PRESETS[value].title}.</b> {PRESETS[value].question}</div>"
+                case "save":
+                    race.status = f"saved as {race.save()}"
+                case "coded":
+                    pass
+                case "toggle":
+                    method, on = value
+                    race.set(methods=tuple(m for m in race.state.methods if m != method) + ((method,) if on else ()))
+                case _:
+                    race.set(**{name: value})
+
+    def _begin(self) -> None:
+        global _running
+        other = _running() if _running else None
+        if other is not None and other is not self and other.running:
+            other._stop("paused, because another race was started")
+            other.wake()
+        if self.race._run.finished or self.race.waiting:
+            self.race.reset()
+        _running = weakref.ref(self)
+        self.running, self.race.status = True, "running"
+        self._clock = (time.perf_counter(), self.race._run.updates)
+
+    def _stop(self, status: str) -> None:
+        if self.running:
+            self.running, self.race.status = False, status
+
+    # The loop
+
+    def show(self, **options: Any) -> Any:
+        """The widgets for a notebook cell; the first time inside a running event loop also starts the loop."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not None and (self._task is None or self._task.done()):
+            self._loop, self._event = loop, asyncio.Event()
+            self._task = loop.create_task(self._live())
+        self.draw()
+        return self.box._repr_mimebundle_(**options)
+
+    async def _live(self) -> None:
+        drawn = 0.0
+        while True:
+            try:
+                self._obey()
+                if self.running:
+                    self._train()
+                if not self.running or time.perf_counter() - drawn > DRAW_EVERY:
+                    self.draw()
+                    drawn = time.perf_counter()
+            except Exception as error:
+                self._fail(error)
+            if self.running:
+                await asyncio.sleep(0.001 if not self.race.state.pace else 0.01)
+            elif not self._asked:
+                self._event.clear()
+                await self._event.wait()
+
+    def _train(self) -> None:
+        run, pace = self.race._run, self.race.state.pace
+        began, done = self._clock
+        end = time.perf_counter() + SLICE
+        with one_thread():
+            while not run.finished and time.perf_counter() < end:
+                if pace and run.updates >= done + (time.perf_counter() - began) * pace:
+                    break
+                run.step()
+        if pace and run.updates < done + (time.perf_counter() - began) * pace - pace:
+            self._clock = (time.perf_counter(), run.updates)
+        if run.finished:
+            self._stop("finished")
+
+    def _fail(self, error: Exception) -> None:
+        """Show an error in the status line; the record so far stays."""
+        self._stop("stopped")
+        self._error = f"{type(error).__name__}: {error}"
+        try:
+            self.draw()
+        except Exception as second:
+            self.status.value = f"<div class='rwp-status error'>{type(second).__name__}: {second}</div>"
+
+    # Drawing
+
+    def draw(self) -> None:
+        """Bring every widget in line with the state, and the picture with the record."""
+        race, state = self.race, self.race.state
+        self._showing = True
+        try:
+            for name, control in self.controls.items():
+                control.show(getattr(state, name))
+                control.explain(words.unused(name, state) or ("acts at Reset" if name in race.waiting else ""))
+                control.input.disabled = bool(words.unused(name, state))
+            self._make_chips()
+            self.axis.value, self.smoothing.value = state.x, state.smoothing
+            self.coded.options = state.methods
+            self.start.disabled, self.pause.disabled = self.running, not self.running
+            self.code.value = race.code(self.coded.value)
+            self.setting.value = race.snippet
+        finally:
+            self._showing = False
+        self._say()
+        self._draw_figure()
+
+    def _say(self) -> None:
+        race, last = self.race, self.race.record.rows[-1]
+        self.says.value = f"<div class='rwp-says'>{race.summary}</div>"
+        shown = [race.record.entrants.index(name) for name in race.shown]
+        gradients = int(last["gradient_evaluations"][shown].sum()) * race.record.settings.seeds if shown else 0
+        self.counts.value = (
+            f"<span class='rwp-counts'>&nbsp;{race._run.updates} updates · {gradients:,} gradients · "
+            f"{float(last['seconds'][shown].sum()):.1f} s</span>"
+        )
+        waits = f" · Reset applies: {', '.join(name.replace('_', ' ') for name in race.waiting)}" if race.waiting else ""
+        text, kind = (self._error, " error") if self._error else (race.status, "")
+        self.status.value = f"<div class='rwp-status{kind}' role='status'>status: {text}{waits}</div>"
+
+    def _draw_figure(self) -> None:
+        race = self.race
+        view = race._view()
+        marks = race.record.marks
+        now = (id(race.record), len(race.record.rows), len(marks), marks[-1:], race.shown, view["x"], view["smoothing"], id(view["ghost"]))
+        if now == self._drawn:
+            return
+        data = figures.traces(race.record, **view)
+        plan = figures.layout(race.record, **{key: view[key] for key in ("x", "shown", "ghost")})
+        plan.pop("height")
+        with self.figure.batch_update():
+            if self._drawn is None or self._drawn[0] != now[0]:
+                self._same_structure(data)
+            for old, new in zip(self.figure.data, data):
+                old.x, old.y = new["x"], new["y"]
+                if "visible" in new and old.visible != new["visible"]:
+                    old.visible = new["visible"]
+                if new["mode"] == "markers":
+                    old.text, old.marker = new["text"], new["marker"]
+            for name, value in plan.items():
+                if name[1:5] == "axis":
+                    axis = self.figure.layout[name]
+                    if list(axis.range) != list(value["range"]):
+                        axis.range = value["range"]
+                    if axis.title.text != value.get("title", {}).get("text"):
+                        axis.title.text = value["title"]["text"]
+                elif name in ("shapes", "annotations") and len(value) != len(self.figure.layout[name]) or len(marks):
+                    self.figure.layout[name] = value
+        self._drawn = now
+
+    def _same_structure(self, data: list[dict]) -> None:
+        """After a reset the entrants may be others: then the traces are made anew."""
+        if [t["name"] for t in data] != [t.name for t in self.figure.data]:
+            self.figure.data = []
+            self.figure.add_traces(data)
