@@ -26,12 +26,13 @@ Measurement = Callable[[], float]
 
 @dataclass(frozen=True)
 class Row:
-    """A figure: ``prepare`` gives two functions that measure A and B in ``unit``; the goal is for the ratio A / B."""
+    """A figure: ``prepare`` gives two functions that measure A and B, ``what`` in ``unit``; the goal is for the ratio A / B."""
 
     name: str
     a: str
     b: str
     unit: str
+    what: str
     goal: str
     pairs: int
     prepare: Callable[[], tuple[Measurement, Measurement]]
@@ -114,8 +115,9 @@ ROWS = (
         "40 runs at once, against plain SGD",
         "torch.optim.SGD, one run after another: one gradient per update",
         "the five methods x 8 seeds in one Run: 1.6 gradients per update on average",
-        "µs per run and update",
-        ">= 4",
+        "µs",
+        "CPU time per run and update, on one thread",
+        ">= 2",
         20,
         lambda: (one_by_one([Loop(seed) for seed in range(8)], Loop.plain), race()),
     ),
@@ -123,16 +125,18 @@ ROWS = (
         "40 runs at once, against the same runs",
         "the five methods around torch.optim.SGD, one run after another",
         "the five methods x 8 seeds in one Run",
-        "µs per run and update",
-        "",
+        "µs",
+        "CPU time per run and update, on one thread",
+        ">= 5",
         20,
         lambda: (one_by_one([Loop(0, method) for method in Settings().methods], Loop.perturbed), race()),
     ),
     Row(
         "import",
-        "import rwp_edu, rwp_edu.optim, rwp_edu.training in a fresh process",
-        "import torch in a fresh process",
+        "import rwp_edu, rwp_edu.optim, rwp_edu.training",
+        "import torch",
         "ms",
+        "CPU time in a fresh process",
         "<= 1.1",
         7,
         lambda: (importing("rwp_edu, rwp_edu.optim, rwp_edu.training"), importing("torch")),
@@ -155,6 +159,7 @@ def measure_row(row: Row, pairs: int) -> dict[str, Any]:
         "name": row.name,
         "what_a": row.a,
         "what_b": row.b,
+        "what": row.what,
         "unit": row.unit,
         "a": statistics.median(a for a, _ in measured),
         "b": statistics.median(b for _, b in measured),

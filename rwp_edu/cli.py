@@ -29,6 +29,7 @@ from rwp_edu.parameters import Parameter, unknown
 WRONG, INTERRUPTED = 2, 130
 PORT = Parameter("port", "", 8888, "port of the notebook server", low=1, high=65535)
 COPIES = "rwp_edu_notebooks"
+NO_NEWS = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
 
 
 class Wrong(Exception):
@@ -42,6 +43,16 @@ def checked() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         raise Wrong(" ".join(str(error).split())) from error
+
+
+def writable(folder: str, option: str) -> Path:
+    """``folder``, made if it does not exist, or an error if nothing can be written there."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return Path(folder)
+    except OSError as error:
+        raise Wrong(f"cannot write to {folder} ({error.strerror}): give {option} a folder that can be written to") from error
 
 
 # ---------------------------------------------------------------------------------------------------------------- output
@@ -85,24 +96,25 @@ def notebooks_folder(chosen: str | None, package: Path = Path(__file__).parent) 
     bundled, clone = package / "_notebooks", package.parent / "notebooks"
     if chosen is None and not bundled.is_dir():
         return clone
-    folder = Path(chosen or COPIES)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = writable(chosen or COPIES, "--dir")
     for notebook in sorted((bundled if bundled.is_dir() else clone).glob("*.ipynb")):
         if not (folder / notebook.name).exists():
             shutil.copyfile(notebook, folder / notebook.name)
     return folder
 
 
-def jupyter_arguments(folder: Path, port: int | None, browser: bool, root: bool) -> list[str]:
+def jupyter_arguments(folder: Path, settings: str, port: int | None, browser: bool, root: bool) -> list[str]:
     """JupyterLab on the first notebook of ``folder``: its token as ever, no news, no look for updates.
 
-    The workspace has a name of its own, so that no tabs of other work are opened again, or lost.
+    ``settings`` is a folder with an ``overrides.json``: only that keeps JupyterLab from asking whether news are wanted. The
+    workspace has a name of its own, so that no tabs of other work are opened again, or lost.
     """
     first = min(folder.glob("*.ipynb"), default=None)
     address = "/lab/workspaces/rwp_edu" + (f"/tree/{first.name}" if first else "")
     return [
         f"--ServerApp.root_dir={folder.resolve()}",
         f"--LabApp.default_url={address}",
+        f"--LabApp.app_settings_dir={settings}",
         "--LabApp.news_url=None",
         "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
         *([f"--ServerApp.port={port}", "--ServerApp.port_retries=0"] if port else []),
@@ -133,7 +145,9 @@ def lab(arguments: Namespace) -> int:
     from jupyterlab.labapp import LabApp
 
     root = getattr(os, "geteuid", lambda: -1)() == 0
-    LabApp.launch_instance(jupyter_arguments(folder, port, not arguments.no_browser, root))
+    with tempfile.TemporaryDirectory() as settings:
+        (Path(settings) / "overrides.json").write_text(json.dumps(NO_NEWS))
+        LabApp.launch_instance(jupyter_arguments(folder, settings, port, not arguments.no_browser, root))
     return 0
 
 
@@ -147,33 +161,34 @@ def methods(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"methods": [method_row(row) for row in METHODS.values()]})
         return 0
-    heads = ("method", "label", "gradients", "rounds", "batches", "noise", "parameters", "source")
-    costs = {row.name: row.cost() for row in METHODS.values()}
-    rows = [
-        (
-            r.name,
-            r.label,
-            r.points,
-            costs[r.name].rounds,
-            costs[r.name].batches,
-            r.kind or "-",
-            " ".join(r.parameters) or "-",
-            r.source,
-        )
-        for r in METHODS.values()
-    ]
-    print(aligned(heads, rows, "<<>>><<<"), "\n")
-    print(
+    rows, costs = list(METHODS.values()), {row.name: row.cost() for row in METHODS.values()}
+    parameters = list(PARAMETERS.values())
+    tables = (
         aligned(
-            ("method", "gradient for the base optimizer", "meaning"),
-            [(r.name, r.formula, r.meaning) for r in METHODS.values()],
-            "<<<",
+            ("method", "label", "gradients", "rounds", "batches", "noise", "parameters"),
+            [
+                (
+                    r.name,
+                    r.label,
+                    r.points,
+                    costs[r.name].rounds,
+                    costs[r.name].batches,
+                    r.kind or "-",
+                    ", ".join(r.parameters) or "-",
+                )
+                for r in rows
+            ],
+            "<<>>><<",
         ),
-        "\n",
+        aligned(("method", "formula", "source"), [(r.name, r.formula, r.source) for r in rows], "<<<"),
+        aligned(
+            ("parameter", "default", "in train", "allowed"),
+            [(p.name, p.default, RACE[p.name].default, p.allowed) for p in parameters],
+            "<<<<",
+        ),
+        aligned(("parameter", "symbol", "meaning"), [(p.name, p.symbol or "-", p.meaning) for p in parameters], "<<<"),
     )
-    heads = ("parameter", "symbol", "default", "in train", "allowed", "meaning")
-    rows = [(p.name, p.symbol or "-", p.default, RACE[p.name].default, p.allowed, p.meaning) for p in PARAMETERS.values()]
-    print(aligned(heads, rows, "<<<<<<"))
+    print("\n\n".join(tables))
     return 0
 
 
@@ -222,36 +237,24 @@ def settings_of(arguments: Namespace) -> Any:
     return Settings().replace(problem=arguments.problem, **given)
 
 
-def writable(folder: str | None) -> Path | None:
-    """``folder``, made if it does not exist, or an error if nothing can be written there."""
-    if folder is None:
-        return None
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            return Path(folder)
-    except OSError as error:
-        raise Wrong(f"cannot write to --out {folder} ({error.strerror}): name a folder that can be written to") from error
-
-
 def train(arguments: Namespace) -> int:
     with checked():
         from rwp_edu.training import Run
 
         settings = settings_of(arguments)
-        folder = writable(arguments.out)
+        folder = writable(arguments.out, "--out") if arguments.out is not None else None
         run = Run(settings, arguments.device)
     from tqdm import tqdm
 
     quiet = arguments.json and not sys.stderr.isatty()
     interrupted = False
-    with tqdm(total=settings.steps, desc=settings.problem, unit="update", file=sys.stderr, disable=quiet) as bar:
-        try:
+    try:
+        with tqdm(total=settings.steps, desc=settings.problem, unit="update", file=sys.stderr, disable=quiet) as bar:
             while not run.finished:
                 run.advance(10)
                 bar.update(run.updates - bar.n)
-        except KeyboardInterrupt:
-            interrupted = True
+    except KeyboardInterrupt:
+        interrupted = True
     record = run.record
     try:
         if folder:
@@ -293,7 +296,7 @@ def table_of(record: Any, device: Any) -> str:
             row["method"],
             percent(accuracy[e]),
             percent(accuracy[e] - accuracy[0], "+") if e else "-",
-            f"{row['train_loss_mean']:.3f}",
+            f"{row['train_loss_mean']:.3f}" if math.isfinite(row["train_loss_mean"]) else "-",
             row["gradient_evaluations"],
             f"{row['seconds']:.2f}",
         ]
@@ -305,7 +308,9 @@ def table_of(record: Any, device: Any) -> str:
     return "\n".join(
         (
             f"{s.problem}: {s.train} images, {100 * s.label_noise:g} % label noise; {results[0]['updates']} updates on {device}",
-            f"mean ± standard error over {s.seeds} seeds; gradients of one run, seconds of all {s.seeds}",
+            f"mean ± standard error over {s.seeds} seeds; gradients of one run, seconds of all {s.seeds}"
+            if s.seeds > 1
+            else "one seed",
             "",
             aligned(heads, rows, "<" + ">" * (len(heads) - 1)),
         )
@@ -326,8 +331,8 @@ def bench(arguments: Namespace) -> int:
     rows = [
         (
             r["name"],
-            f"{r['a']:.3g} {r['unit']}",
-            f"{r['b']:.3g} {r['unit']}",
+            f"{r['a']:.0f} {r['unit']}",
+            f"{r['b']:.0f} {r['unit']}",
             f"{r['ratio']:.2f}",
             "{:.2f} to {:.2f}".format(*r["quartiles"]),
             r["pairs"],
@@ -336,8 +341,12 @@ def bench(arguments: Namespace) -> int:
         )
         for r in results
     ]
-    print(aligned(heads, rows, "<>>>>>>>"), "\n")
-    print(aligned(("figure", "A", "B"), [(r["name"], r["what_a"], r["what_b"]) for r in results], "<<<"))
+    legend = [
+        (r["name"] if key == "what_a" else "", what, r[key])
+        for r in results
+        for what, key in (("A", "what_a"), ("B", "what_b"), ("in", "what"))
+    ]
+    print(aligned(heads, rows, "<>>>>>>>"), aligned(("figure", "", "is"), legend, "<<<"), sep="\n\n")
     return 0
 
 
@@ -400,8 +409,12 @@ def parse(argv: Sequence[str] | None) -> Namespace:
         child = commands.add_parser(name, help=command.help, description=command.help, allow_abbrev=False)
         for argument, details in command.arguments.items():
             child.add_argument(argument, **details)
+    argv = sys.argv[1:] if argv is None else argv
+    named = next((text for text in argv if not text.startswith("-")), None)
+    if named not in (None, *COMMANDS):
+        raise Wrong(str(unknown("command", named, COMMANDS)))
     arguments, extra = parser.parse_known_args(argv)
-    if arguments.command is None:
+    if named is None:
         raise Wrong(f"name a command (there is: {', '.join(COMMANDS)})")
     if extra:
         raise Wrong(str(unknown(f"argument of {arguments.command}", extra[0], COMMANDS[arguments.command].arguments)))

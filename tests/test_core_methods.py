@@ -78,7 +78,7 @@ def test_golden_values_through_the_batched_engine(name, monkeypatch):
     base = batched.SGD(w)
     base.step(g, w.new_tensor([[LR]] * runs), w.new_zeros(runs, 1), w.new_zeros(runs, 1))
     close(base.w, [NEXT[name]] * runs)
-    close(group.displacement, [torch.tensor(FARTHEST[name]).norm() / W.norm()] * runs)
+    close(group.displacement, [W.new_tensor(FARTHEST[name]).norm() / W.norm()] * runs)
 
 
 @pytest.mark.parametrize("k", [1, 2, 3])
@@ -218,7 +218,9 @@ def test_labels_and_classes_are_unique():
     assert len({own.__name__ for own in OPTIMIZERS.values()}) == len(METHODS) == len(OPTIMIZERS)
 
 
-@pytest.mark.parametrize(("name", "hint"), [("rpw", "did you mean 'rwp'"), ("m_rwp", "did you mean 'm-rwp'"), (None, ""), ([], "")])
+@pytest.mark.parametrize(
+    ("name", "hint"), [("rpw", "did you mean 'rwp'"), ("m_rwp", "did you mean 'm-rwp'"), (None, ""), ([], "")]
+)
 def test_an_unknown_method_lists_the_table(name, hint):
     with pytest.raises(ValueError, match="unknown method") as error:
         get(name)

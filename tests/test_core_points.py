@@ -5,13 +5,23 @@ from hypothesis import strategies as st
 
 from rwp_edu.points import At, Layout, drive
 
-SHAPES = {"conv": (4, 3, 2, 2), "matrix": (5, 3), "vector": (6,), "scalar": (), "nothing": (0,), "no rows": (0, 3), "no columns": (2, 0)}
+SHAPES = {
+    "conv": (4, 3, 2, 2),
+    "matrix": (5, 3),
+    "vector": (6,),
+    "scalar": (),
+    "nothing": (0,),
+    "no rows": (0, 3),
+    "no columns": (2, 0),
+}
 
 shapes = st.lists(st.lists(st.integers(0, 4), max_size=4).map(tuple), min_size=1, max_size=5)
 
 
 def numbered(shapes):
-    return [torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i, shape in enumerate(shapes)]
+    return [
+        torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i, shape in enumerate(shapes)
+    ]
 
 
 @given(shapes)
@@ -113,6 +123,7 @@ def test_drive_closes_the_conversation_when_an_answer_fails():
     def answer(points):
         raise RuntimeError("no answer")
 
+    conversation = method(torch.zeros(1))
     with pytest.raises(RuntimeError, match="no answer"):
-        drive(method(torch.zeros(1)), answer)
+        drive(conversation, answer)
     assert closed == [True]

@@ -10,6 +10,7 @@ import asyncio
 import math
 import time
 import weakref
+from copy import deepcopy
 from typing import Any
 
 import ipywidgets as w
@@ -40,7 +41,7 @@ STYLE = """<style>
 .rwp-lab .slider-container {margin: 0 8px}
 .rwp-lab .rwp-ticks {position: relative; height: 15px; margin: -5px 72px 0 8px; font-size: 10px; color: var(--jp-ui-font-color2)}
 .rwp-lab .rwp-ticks span {position: absolute; transform: translateX(-50%); white-space: nowrap; line-height: 12px}
-.rwp-lab .rwp-ticks span:first-child:not(.mid) {transform: none}
+.rwp-lab .rwp-ticks span.start {transform: none}
 .rwp-lab .rwp-ticks span.end {transform: translateX(-100%)}
 .rwp-lab .rwp-says {font-size: 14px; line-height: 1.4; color: var(--jp-ui-font-color1); min-height: 2.8em}
 .rwp-lab .rwp-status {font-size: 12px; line-height: 1.4; color: var(--jp-ui-font-color2)}
@@ -51,6 +52,10 @@ STYLE = """<style>
 .rwp-lab .rwp-chip .widget-toggle-button {padding: 0 8px; opacity: 0.55}
 .rwp-lab .rwp-chip .widget-toggle-button.mod-active {opacity: 1}
 </style>"""
+
+COPY = """<button class="jupyter-button" style="width: auto" title="it runs as pasted"
+onclick="const t = this.closest('.rwp-code').querySelector('textarea'); t.select(); document.execCommand('copy');
+this.innerText = 'Copied'; setTimeout(() => this.innerText = 'Copy', 1500)">Copy</button>"""
 
 _running: weakref.ref[Screen] | None = None
 
@@ -66,7 +71,7 @@ def _ticks(row: Parameter) -> str:
 
     def span(value: float, text: str) -> str:
         at = place(value)
-        kind = "end" if at > 85 else "" if at < 2 else "mid"
+        kind = "end" if at > 85 else "start" if at < 15 else "mid"
         return f'<span class="{kind}" style="left:{at:.1f}%">{text}</span>'
 
     return f'<div class="rwp-ticks">{"".join(span(*tick) for tick in row.ticks)}</div>'
@@ -79,10 +84,15 @@ class Control:
         self.row = row
         self.head = w.HTML(layout={"margin": "2px 2px 0 2px"})
         self.input = self._input(row, value)
-        self.input.observe(lambda change: store(row.name, change["new"]), names="value")
+        self.input.observe(lambda change: store(row.name, self._plain(change["new"])), names="value")
         parts = [self.head, self.input, *([w.HTML(_ticks(row), layout={"margin": "0"})] if row.ticks else [])]
         self.box = w.VBox(parts, layout={"overflow": "hidden", "flex": "0 0 auto"})
         self.explain("")
+
+    @staticmethod
+    def _plain(value: Any) -> Any:
+        """Sliders count in binary steps: 0.9000000000000001 means 0.9."""
+        return float(f"{value:.4g}") if isinstance(value, float) else value
 
     @staticmethod
     def _input(row: Parameter, value: Any) -> w.Widget:
@@ -124,6 +134,7 @@ class Screen:
         self._error = ""
         self._showing = False
         self._drawn: tuple | None = None
+        self._remembered: tuple | None = None
         self.running = False
         self._clock = (0.0, 0)
         state = race.state
@@ -156,8 +167,7 @@ class Screen:
         self.preset = w.Dropdown(options=presets, tooltip="a question with settings that answer it", **select)
         self.preset.observe(lambda change: change["new"] and self._store("preset", change["new"]), names="value")
         self.question = w.HTML()
-        self.pace = w.Dropdown(options=list(PACES.items()), value=self.race.state.pace if self.race.state.pace in PACES.values() else 0,
-                               tooltip="how fast the live training goes", **select)  # fmt: skip
+        self.pace = w.Dropdown(options=list(PACES.items()), tooltip="how fast the live training goes", **select)
         self.axis = w.ToggleButtons(options=list(VIEW["x"].choices), value=self.race.state.x, style={"button_width": "auto"},
                                     tooltips=list(figures.X_AXES.values()))  # fmt: skip
         self.smoothing = w.FloatSlider(min=0, max=0.95, step=0.05, value=self.race.state.smoothing, description="smoothing",
@@ -186,7 +196,8 @@ class Screen:
         right = w.VBox([self.figure, view, self.says], layout={"flex": "1 1 560px", "min_width": "480px"})
         top = w.HBox([self.start, self.pause, self.step, self.reset, self.preset, self.pace, self.counts],
                      layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
-        code = w.VBox([self.coded, w.HTML("<span class='rwp-status'>Click into the code, select all, copy: it runs as pasted.</span>"), self.code])
+        code = w.VBox([w.HBox([self.coded, w.HTML(COPY)]), self.code])
+        code.add_class("rwp-code")
         extras = w.Accordion([code, w.VBox([self.setting, self.save])], titles=["copy as code", "setting and record"], selected_index=None)
         body = w.HBox([left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
         box = w.VBox([w.HTML(STYLE), top, self.chips, self.question, body, self.status, extras])
@@ -291,15 +302,19 @@ class Screen:
         return self.box._repr_mimebundle_(**options)
 
     async def _live(self) -> None:
-        drawn = 0.0
+        next_draw = 0.0
         while True:
             try:
                 self._obey()
                 if self.running:
                     self._train()
-                if not self.running or time.perf_counter() - drawn > DRAW_EVERY:
+                if not self.running or time.perf_counter() > next_draw:
+                    began = time.perf_counter()
                     self.draw()
-                    drawn = time.perf_counter()
+                    now = time.perf_counter()
+                    next_draw = now + max(DRAW_EVERY, 4 * (now - began))
+                if not self.running:
+                    self._remember()
             except Exception as error:
                 self._fail(error)
             if self.running:
@@ -338,12 +353,15 @@ class Screen:
         race, state = self.race, self.race.state
         self._showing = True
         try:
+            asked = {name for name, _ in self._asked}
             for name, control in self.controls.items():
-                control.show(getattr(state, name))
+                if name not in asked:
+                    control.show(getattr(state, name))
                 control.explain(words.unused(name, state) or ("acts at Reset" if name in race.waiting else ""))
                 control.input.disabled = bool(words.unused(name, state))
             self._make_chips()
             self.axis.value, self.smoothing.value = state.x, state.smoothing
+            self.pace.value = min(PACES.values(), key=lambda pace: abs(pace - state.pace))
             self.coded.options = state.methods
             self.start.disabled, self.pause.disabled = self.running, not self.running
             self.code.value = race.code(self.coded.value)
@@ -395,6 +413,12 @@ class Screen:
                 elif name in ("shapes", "annotations") and len(value) != len(self.figure.layout[name]) or len(marks):
                     self.figure.layout[name] = value
         self._drawn = now
+
+    def _remember(self) -> None:
+        """A reloaded page starts from what the figure was made with, so hand it the present picture."""
+        if self._remembered != self._drawn:
+            self.figure._widget_data, self.figure._widget_layout = deepcopy(self.figure._data), deepcopy(self.figure._layout)
+            self._remembered = self._drawn
 
     def _same_structure(self, data: list[dict]) -> None:
         """After a reset the entrants may be others: then the traces are made anew."""

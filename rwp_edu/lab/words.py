@@ -32,8 +32,9 @@ def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
         gap = accuracy[first] - accuracy[second]
         if len(gap) > 1:
             error = gap.std(ddof=1) / math.sqrt(len(gap))
-            text += ": " + ("too close to call" if gap.mean() < 2 * error else "a clear lead") + f" (paired difference {_percent(gap)})"
+            text += ": " + ("too close to call" if gap.mean() < 2.5 * error else "a clear lead") + f" (paired difference {_percent(gap)})"
     text += "."
+    text += "".join(f" {label[e]}: {_percent(accuracy[e])} for {cost[e]}." for e in others[1:] if record.entrants[e] == "sgd")
     learnt = last["wrong_labels_learnt"]
     if others and math.isfinite(learnt[first].mean()):
         most = max(rows, key=lambda e: learnt[e].mean())

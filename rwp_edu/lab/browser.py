@@ -73,7 +73,7 @@ def browser(width: int = 1400, height: int = 1100):
         chrome = play.chromium.launch(executable_path=chromium(), args=FLAGS)
         try:
             page = chrome.new_page(viewport={"width": width, "height": height})
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(30_000)
             yield page
         finally:
             chrome.close()
@@ -88,3 +88,42 @@ def open_notebook(page, url: str, name: str, theme: str = "") -> None:
     if theme:
         page.evaluate("theme => jupyterapp.commands.execute('apputils:change-theme', {theme})", theme)
     page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
+
+
+def python(page, code: str) -> str:
+    """Run code in the kernel of the open notebook, beside its cells; returns what it printed."""
+    return page.evaluate(
+        """async code => {
+            const kernel = jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+            const future = kernel.requestExecute({code, store_history: false});
+            let text = '';
+            future.onIOPub = message => {
+                if (message.header.msg_type === 'stream') text += message.content.text;
+                if (message.header.msg_type === 'error') text += message.content.ename + ': ' + message.content.evalue;
+            };
+            await future.done;
+            return text;
+        }""",
+        code,
+    )
+
+
+def picture(path: Path, theme: str = "") -> None:
+    """The lab after a real run with σ moved on the way, as a PNG: the picture of the README."""
+    import tempfile
+
+    notebook = Path(__file__).parents[2] / "notebooks" / "00_start_here.ipynb"
+    with tempfile.TemporaryDirectory() as home:
+        folder = Path(home) / "notebooks"
+        folder.mkdir()
+        shutil.copy(notebook, folder)
+        with jupyter(folder, Path(home)) as url, browser(1300, 1400) as page:
+            open_notebook(page, url, notebook.name, theme)
+            page.get_by_text("Clean labels: ").wait_for()
+            python(page, "lab.run(240)\nlab.set(sigma=0.15)\nlab.run()")
+            page.wait_for_timeout(2000)
+            page.locator(".rwp-lab").first.screenshot(path=path)
+
+
+if __name__ == "__main__":
+    picture(Path(sys.argv[1]), *sys.argv[2:])

@@ -1,0 +1,86 @@
+import json
+
+import pytest
+
+from rwp_edu import bench
+from rwp_edu.bench import ROWS, Loop, Row, measure, one_by_one, race, seconds_of
+from rwp_edu.cli import main
+from rwp_edu.methods import METHODS
+
+
+def row(a, b, goal=""):
+    """A row whose measurements are made up: one unmeasured pair, then as many as asked for."""
+    return Row("made up", "this", "that", "s", "seconds", goal, 4, lambda: (iter(a).__next__, iter(b).__next__))
+
+
+def test_ratios_are_paired_and_the_first_pair_is_not_counted():
+    calls = []
+    a, b = iter((100.0, 2.0, 4.0, 6.0, 8.0)), iter((1.0, 1.0, 1.0, 2.0, 2.0))
+    made_up = Row(
+        "", "", "", "s", "", "", 4, lambda: (lambda: calls.append("A") or next(a), lambda: calls.append("B") or next(b))
+    )
+    (found,) = measure((made_up,))
+    assert calls == ["A", "B"] * 5
+    assert (found["a"], found["b"], found["ratio"]) == (5.0, 1.5, 3.5)
+    assert found["quartiles"] == [2.75, 4.0] and found["pairs"] == 4
+
+
+@pytest.mark.parametrize("goal, met", [("<= 2", True), ("<= 1.9", False), (">= 2", True), (">= 2.1", False), ("", None)])
+def test_goals(goal, met):
+    (found,) = measure((row([2.0] * 4, [1.0] * 4, goal),), quick=True)
+    assert found["pairs"] == 3 and found["met"] is met and found["goal"] == (goal or None)
+
+
+def test_the_goals_can_be_read():
+    assert all(r.goal.split(" ")[0] in bench.COMPARE and float(r.goal.split(" ")[1]) for r in ROWS if r.goal)
+    assert {"import"} <= {r.name for r in ROWS}
+
+
+def test_the_race_is_stepped_and_its_metrics_are_not_measured(monkeypatch):
+    stepped = []
+    monkeypatch.setattr(bench, "UPDATES", 2)
+    monkeypatch.setattr(bench.Run, "advance", lambda run, n: stepped.append((run, n)))
+    assert race()() >= 0
+    ((run, updates),) = stepped
+    assert updates == 2 and len(run.groups) == 5 and len(run.base.w) == 40
+    assert run.settings.record_every > bench.UPDATES * (1 + max(r.pairs for r in ROWS))
+
+
+@pytest.mark.parametrize("method", [None, *METHODS])
+def test_loops_train(method, monkeypatch):
+    monkeypatch.setattr(bench, "UPDATES", 40)
+    loop = Loop(0, method)
+    accuracy = lambda: (loop.model(loop.x).argmax(1) == loop.y).float().mean().item()
+    before = accuracy()
+    assert one_by_one([loop], Loop.perturbed if method else Loop.plain)() > 0
+    assert accuracy() > before + 0.2
+
+
+def test_seconds_are_cpu_seconds_of_the_work():
+    assert 0 <= seconds_of(lambda: None) < seconds_of(lambda: sum(range(300_000))) < 10
+
+
+def test_importing_measures_a_fresh_process():
+    assert 0 < bench.importing("json")() < 10_000
+
+
+@pytest.fixture
+def made_up(monkeypatch):
+    monkeypatch.setattr(
+        bench, "measure", lambda quick: measure((row([3.0] * 4, [1.5] * 4, "<= 1.1"), row([1.0] * 4, [2.0] * 4)), quick)
+    )
+
+
+def test_table(made_up, capsys):
+    assert main(["bench", "--quick"]) == 0
+    head, first, second, *legend = capsys.readouterr().out.splitlines()
+    assert head.split() == ["figure", "A", "B", "A", "/", "B", "quartiles", "pairs", "goal", "met"]
+    assert "2.00" in first and "<= 1.1" in first and first.endswith("no")
+    assert "0.50" in second and second.endswith("-")
+    assert any("this" in line for line in legend)
+
+
+def test_json(made_up, capsys):
+    assert main(["bench", "--quick", "--json"]) == 0
+    results = json.loads(capsys.readouterr().out)["results"]
+    assert [(r["ratio"], r["met"]) for r in results] == [(2.0, False), (0.5, None)]

@@ -1,0 +1,139 @@
+"""The lab as its users meet it: JupyterLab in a real browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from rwp_edu.lab.browser import browser, chromium, jupyter, open_notebook, python
+
+NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "00_start_here.ipynb"
+# Folders with another ipykernel each, made with `pip install --target`: the live path is tested on every one.
+KERNELS = ["", *filter(None, os.environ.get("RWP_EDU_IPYKERNELS", "").split(os.pathsep))]
+
+pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+
+
+@pytest.fixture(scope="module", params=KERNELS, ids=lambda folder: Path(folder).name or "installed")
+def page(request, tmp_path_factory):
+    home = tmp_path_factory.mktemp("jupyter")
+    folder = home / "notebooks"
+    folder.mkdir()
+    shutil.copy(NOTEBOOK, folder)
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, (request.param, os.environ.get("PYTHONPATH"))))}
+    with jupyter(folder, home, **environment) as url, browser() as page:
+        page.errors = []
+        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+        open_notebook(page, url, NOTEBOOK.name)
+        page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
+        page.get_by_text("Clean labels: ").wait_for()  # printed by the last cell
+        assert request.param in python(page, "import ipykernel; print(ipykernel.__file__)")
+        yield page
+
+
+def press(page, label: str) -> None:
+    page.locator(f".rwp-lab button:has-text('{label}')").first.click()
+
+
+def until(page, expression: str) -> None:
+    """Wait until a JavaScript expression holds; what does not exist yet does not hold yet."""
+    page.wait_for_function(f"() => {{ try {{ return {expression} }} catch {{ return false }} }}", timeout=60_000)
+
+
+LINE = "(document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === '{}')?.x?.length ?? 0)"
+STATUS = "document.querySelector('.rwp-lab .rwp-status').innerText"
+
+
+def slider(page, title: str):
+    head = page.locator(f".rwp-lab .rwp-head:has-text('{title}')").first
+    return head.locator("xpath=ancestor::div[contains(@class,'widget-vbox')][1]").locator(".noUi-handle").first
+
+
+def test_race(page):
+    assert python(page, "print(lab.status, lab._run.updates)").split() == ["ready", "0"]
+    press(page, "Start")
+    until(page, f"{LINE.format('RWP')} >= 4")
+    before = python(page, "print(lab._run.updates, lab._run.groups[2].hyper['sigma'], len(lab.record.marks))").split()
+    assert before[1:] == ["0.1", "0"]
+
+    handle = slider(page, "scale of the noise")
+    handle.focus()
+    for _ in range(4):
+        handle.press("ArrowRight")
+    until(page, "document.querySelector('.rwp-lab .js-plotly-plot').innerText.includes('σ 0.1 → 0.12')")
+    points = page.evaluate(LINE.format("RWP"))
+    until(page, f"{LINE.format('RWP')} > {points}")
+    updates, sigma, status = python(page, "print(lab._run.updates, lab._run.groups[2].hyper['sigma'], lab.status)").split()
+    assert int(updates) > int(before[0]) and sigma == "0.12" and status == "running"
+
+    press(page, "Pause")
+    until(page, f"{STATUS}.includes('paused')")
+    stopped = python(page, "print(lab._run.updates)")
+    page.wait_for_timeout(500)
+    assert python(page, "print(lab._run.updates)") == stopped
+    assert "leads with" in page.locator(".rwp-lab .rwp-says").first.inner_text()
+
+    press(page, "Step")
+    until(page, f"!{STATUS}.includes('running') && {LINE.format('RWP')} > {points}")
+    assert int(python(page, "print(lab._run.updates)")) % 10 == 0
+
+    press(page, "Reset")
+    until(page, f"{STATUS}.includes('ready')")
+    assert python(page, "print(lab._run.updates, lab.state.sigma)").split() == ["0", "0.12"]
+    until(page, f"{LINE.format('RWP, former run')} >= {points}")
+
+
+def test_error_in_the_status_line(page):
+    page.get_by_text('the problem (acts at Reset)').first.click()
+    for title, key in (("training images", "Home"), ("images per batch", "End")):
+        handle = slider(page, title)
+        handle.focus()
+        handle.press(key)
+    until(page, f"{STATUS}.includes('batch must not exceed train')")
+    press(page, "Reset")
+    until(page, f"{STATUS}.includes('ready')")
+
+
+def test_methods_presets_and_axes(page):
+    page.locator(".rwp-lab .rwp-chip button:has-text('SAM')").first.click()
+    until(page, "document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === 'SAM').visible === false")
+    assert "no chosen method uses ρ" in page.locator(".rwp-lab").first.inner_text()
+    page.locator(".rwp-lab button:has-text('gradients')").first.click()
+    until(page, "document.querySelector('.rwp-lab .js-plotly-plot').layout.xaxis3.title.text.includes('gradient evaluations')")
+    page.locator(".rwp-lab select").filter(has_text="Too much noise").first.select_option(label="Too much noise")
+    until(page, f"{STATUS}.includes('ready') && document.querySelector('.rwp-lab .rwp-question')?.innerText.includes('twice as large')")
+    assert python(page, "print(lab.record.entrants, lab.state.sigma)").strip().endswith("0.2")
+    until(page, "document.querySelector('.rwp-lab .js-plotly-plot').data.some(t => t.name === 'm-RWP (λ 0.3)')")
+
+
+def test_copy_as_code(page):
+    page.locator(".rwp-lab").get_by_text("copy as code").first.click()
+    page.locator(".rwp-lab .rwp-code button:has-text('Copy')").click()
+    until(page, "document.querySelector('.rwp-code button.jupyter-button').innerText === 'Copied'")
+    copied = page.evaluate("window.getSelection().toString() || document.activeElement.value")
+    assert copied.startswith("import torch") and "from rwp_edu.optim import MRWP" in copied
+
+
+def test_starting_another_race_pauses_the_first(page):
+    press(page, "Start")
+    until(page, f"{STATUS}.includes('running')")
+    python(page, "other = rwp_edu.lab.race(methods='sgd', seeds=1)\nother.screen.show()\nother.screen._store('start', None)")
+    until(page, f"{STATUS}.includes('another race was started')")
+    assert python(page, "print(lab.screen.running, other.screen.running)").split() == ["False", "True"]
+    python(page, "other.screen._store('pause', None)")
+
+
+def test_reload_keeps_the_picture(page):
+    points = page.evaluate(LINE.format("RWP"))
+    assert points >= 1
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    page.reload()
+    page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
+    until(page, f"{LINE.format('RWP')} == {points}")
+
+
+def test_no_errors_in_the_console(page):
+    assert [text for text in page.errors if "favicon" not in text] == []

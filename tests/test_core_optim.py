@@ -1,0 +1,645 @@
+"""The optimizer in a user's own loop: what one step does, and what it refuses."""
+
+import warnings
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from rwp_edu import optim
+from rwp_edu.methods import METHODS, PARAMETERS
+from rwp_edu.noise import KINDS, LAWS, Noise, generator
+from rwp_edu.optim import MRWP, NSO, OPTIMIZERS, RWP, SAM, PerturbedOptimizer
+from rwp_edu.points import Layout, drive
+
+NOISY = [name for name in METHODS if "noise" in METHODS[name].needs]
+
+
+def without_strength(name):
+    return {key: 0.0 for key in ("sigma", "rho") if key in METHODS[name].parameters}
+
+
+def quadratic(*parameters, seen=None):
+    """The loss sum |p|^4 / 4 as a closure; ``seen`` gathers copies of the weights at every call."""
+
+    def closure():
+        if seen is not None:
+            seen.append([p.detach().clone() for p in parameters])
+        loss = sum((p**4).sum() for p in parameters) / 4
+        loss.backward()
+        return loss
+
+    return closure
+
+
+def vector(*values, dtype=torch.float64):
+    return nn.Parameter(torch.tensor(values, dtype=dtype))
+
+
+# --- what a step does
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("name", METHODS)
+def test_the_closure_is_called_as_often_as_documented_and_the_first_loss_is_returned(toy, name, k):
+    one = toy(name, **({"k": k} if "k" in METHODS[name].parameters else {}))
+    losses = []
+
+    def watch(evaluate, call):
+        assert all(p.grad is None for p in one.model.parameters())
+        losses.append(evaluate())
+        return losses[-1]
+
+    for _ in range(2):
+        losses.clear()
+        assert one.step(watch) is losses[0]
+        assert len(losses) == one.cost.points == METHODS[name].cost(k=k).points
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_weights_come_back_bit_for_bit_in_the_same_storage(toy, same, name):
+    one = toy(name, lr=0.0)
+    before, points = one.state(), []
+
+    def watch(evaluate, call):
+        points.append([p.detach().clone() for p in one.model.parameters()])
+        return evaluate()
+
+    for _ in range(5):
+        one.step(watch)
+    after = one.state()
+    assert same(after["weights"], before["weights"]) and after["storage"] == before["storage"]
+    assert name == "sgd" or not all(same(point, before["weights"]) for point in points)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_without_strength_it_is_the_base_optimizer_bit_for_bit(toy, same, name, base):
+    """``k = 1``: the mean of more than two equal numbers is not always that number."""
+    one, plain = (
+        toy(name, base, **without_strength(name), **({"k": 1} if "k" in METHODS[name].parameters else {})),
+        toy("sgd", base),
+    )
+    one.data[1] = one.data[0]
+    for seed in range(5):
+        torch.manual_seed(seed)
+        one.step()
+        torch.manual_seed(seed)
+        plain.optimizer.base.zero_grad()
+        plain.evaluate()
+        plain.optimizer.base.step()
+        assert same({**one.state(), "own": None, "storage": None}, {**plain.state(), "own": None, "storage": None})
+
+
+def test_m_rwp_with_lambda_0_is_the_base_optimizer_bit_for_bit(toy, same):
+    one, plain = toy("m-rwp", lam=0.0, sigma=0.3), toy("sgd")
+    for toys in (one, plain):
+        toys.steps(range(5))
+    assert same(one.state()["weights"], plain.state()["weights"])
+    assert same(one.state()["buffers"], plain.state()["buffers"])
+
+
+def test_m_rwp_with_one_closure_uses_it_for_both_points():
+    w, calls = vector(1.0, -2.0), []
+    MRWP(torch.optim.SGD([w], lr=0.1), sigma=0.0).step(quadratic(w, seen=calls))
+    assert len(calls) == 2
+    torch.testing.assert_close(w.detach(), torch.tensor([0.9, -1.2], dtype=torch.float64))
+
+
+def test_m_rwp_takes_one_closure_per_batch():
+    w = vector(1.0)
+    called = []
+
+    def closure(number, slope):
+        def evaluate():
+            called.append(number)
+            loss = slope * w.sum()
+            loss.backward()
+            return loss
+
+        return evaluate
+
+    MRWP(torch.optim.SGD([w], lr=1.0), lam=0.25, sigma=0.1).step(closure(0, 1.0), closure(1, 2.0))
+    assert called == [0, 1]
+    torch.testing.assert_close(w.detach(), torch.tensor([1 - 0.75 * 1 - 0.25 * 2], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_same_seed_gives_the_same_weights_and_another_seed_others(toy, same, name):
+    weights = []
+    for seed in (1, 1, 2):
+        one = toy(name, seed=seed)
+        one.steps(range(3))
+        weights.append(one.state()["weights"])
+    assert same(weights[0], weights[1])
+    assert same(weights[0], weights[2]) == (name not in NOISY)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_the_global_random_state_is_untouched(name, global_random_state):
+    w = vector(1.0, 2.0)
+    optimizer = OPTIMIZERS[name](torch.optim.SGD([w], lr=0.01))
+    for _ in range(3):
+        optimizer.step(quadratic(w))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_dropout_sees_one_mask_per_step(toy, name):
+    one, masks = toy(name), []
+    one.model[3].register_forward_hook(lambda module, given, out: masks.append(out == 0))
+    one.model[2] = nn.Softplus()
+    torch.manual_seed(5)
+    for _ in range(2):
+        one.step()
+    n = one.cost.points
+    assert all(torch.equal(mask, masks[0]) for mask in masks[:n])
+    assert all(torch.equal(mask, masks[n]) for mask in masks[n:])
+    assert not torch.equal(masks[0], masks[n])
+    torch.manual_seed(5)
+    for _ in range(2):
+        one.evaluate()
+    after_two_evaluations = torch.get_rng_state()
+    torch.manual_seed(5)
+    for _ in range(2):
+        one.step()
+    assert torch.equal(torch.get_rng_state(), after_two_evaluations)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("name", METHODS)
+def test_batch_norm_statistics_move_once_per_step_at_the_first_point(toy, same, name, momentum):
+    one = toy(name)
+    norm = one.model[1]
+    norm.momentum = momentum
+    for step in range(1, 4):
+        first, clean = [], nn.BatchNorm1d(4, momentum=momentum)
+        clean.load_state_dict(norm.state_dict())
+        with torch.no_grad():
+            clean(one.model[0](one.data[0][0]))
+
+        def watch(evaluate, call, first=first):
+            loss = evaluate()
+            first.append([b.clone() for b in norm.buffers()])
+            return loss
+
+        one.step(watch)
+        assert norm.num_batches_tracked == step
+        assert same(list(norm.buffers()), first[0])
+        assert name not in ("sgd", "sam", "m-rwp") or same(list(norm.buffers()), list(clean.buffers()))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_statistics_of_a_frozen_batch_norm_stay(toy, same, name):
+    one = toy(name)
+    one.model.eval()
+    before = one.state()["buffers"]
+    one.step()
+    assert same(one.state()["buffers"], before)
+
+
+class Counting(nn.Module):
+    """A module that replaces its buffer instead of writing into it."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+        self.register_buffer("count", torch.tensor(0.0))
+
+    def forward(self):
+        self.count = self.count + 1
+        return self.weight.square().sum()
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_buffer_that_is_replaced_moves_once_per_step_too(name):
+    model = Counting()
+    optimizer = OPTIMIZERS[name](torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def closure():
+        loss = model()
+        loss.backward()
+        return loss
+
+    for step in range(1, 4):
+        optimizer.step(closure)
+        assert model.count == step
+
+
+# --- parameters
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_frozen_parameters_stay_at_every_point(name):
+    w, frozen = vector(1.0, 2.0), vector(3.0)
+    frozen.requires_grad_(False)
+    optimizer = OPTIMIZERS[name](torch.optim.SGD([frozen, w], lr=0.01, weight_decay=0.1))
+    seen = []
+    optimizer.step(quadratic(w, frozen, seen=seen))
+    assert all(point[1] == 3.0 for point in seen) and frozen == 3.0 and frozen.grad is None
+    assert not torch.equal(w.detach(), torch.tensor([1.0, 2.0], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_parameter_frozen_between_two_steps_stays(name):
+    w, later = vector(1.0, 2.0), vector(3.0)
+    optimizer = OPTIMIZERS[name](torch.optim.SGD([later, w], lr=0.01, momentum=0.9))
+    optimizer.step(quadratic(w, later))
+    later.requires_grad_(False)
+    before = later.clone()
+    optimizer.step(quadratic(w, later))
+    assert torch.equal(later, before)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_unused_parameter_is_left_to_the_base_optimizer_as_ever(name):
+    """It has no gradient, so not even weight decay acts on it."""
+    w, unused = vector(1.0, 2.0), vector(3.0)
+    optimizer = OPTIMIZERS[name](torch.optim.SGD([unused, w], lr=0.01, weight_decay=0.1))
+    for _ in range(2):
+        optimizer.step(quadratic(w))
+    assert unused == 3.0 and unused.grad is None
+
+
+def test_a_parameter_used_at_some_points_only_counts_as_zero_at_the_others():
+    w, sometimes = vector(1.0, 2.0), vector(3.0)
+    optimizer = NSO(torch.optim.SGD([sometimes, w], lr=1.0), sigma=0.1)
+    calls = iter(range(2))
+
+    def closure():
+        loss = w.square().sum() + (4 * sometimes.sum() if next(calls) == 1 else 0)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    torch.testing.assert_close(sometimes.detach(), torch.tensor([3.0 - 4 / 2], dtype=torch.float64))
+
+
+def test_tied_weights_are_one_parameter():
+    torch.manual_seed(0)
+    first = nn.Linear(3, 3, bias=False, dtype=torch.float64)
+    second = nn.Linear(3, 3, bias=False, dtype=torch.float64)
+    second.weight = first.weight
+    model, x = nn.Sequential(first, nn.Tanh(), second), torch.randn(5, 3, dtype=torch.float64)
+
+    def loss(w):
+        return (torch.tanh(x @ w.T) @ w.T).square().mean()
+
+    def closure():
+        value = model(x).square().mean()
+        value.backward()
+        return value
+
+    w = first.weight.detach().clone()
+    g = torch.func.grad(loss)(w)
+    g = torch.func.grad(loss)(w + 0.3 * g / g.norm())
+    SAM(torch.optim.SGD(model.parameters(), lr=0.1), rho=0.3).step(closure)
+    assert second.weight is first.weight
+    torch.testing.assert_close(first.weight.detach(), w - 0.1 * g)
+
+
+def test_mixed_precision_weights_come_back_bit_for_bit():
+    parameters = [vector(0.1, 0.7, dtype=dtype) for dtype in (torch.bfloat16, torch.float32)]
+    before = [p.detach().clone() for p in parameters]
+    optimizer = RWP(torch.optim.SGD(parameters, lr=0.0), sigma=0.3)
+    for _ in range(3):
+        optimizer.step(lambda: quadratic(*parameters)())
+        assert all(torch.equal(p, b) and p.grad.dtype == p.dtype for p, b in zip(parameters, before))
+
+
+# --- groups
+
+
+def displacement(optimizer, parameters, before):
+    seen = []
+    optimizer.step(quadratic(*parameters, seen=seen))
+    return [(at - w) for at, w in zip(seen[-1], before)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_groups_with_their_own_sigma(kind):
+    values, sigmas = ((1.0, 2.0), (0.5, -1.0, 3.0), (4.0,)), (0.0, 0.1, 0.3)
+    before = [vector(*v).detach() for v in values]
+
+    def moved(sigmas):
+        parameters = [vector(*v) for v in values]
+        groups = [{"params": [p], "sigma": s} for p, s in zip(parameters, sigmas)]
+        return displacement(RWP(torch.optim.SGD(groups, lr=0.1), kind=kind, seed=3), parameters, before)
+
+    one = moved((1.0, 1.0, 1.0))
+    for u, z, sigma in zip(moved(sigmas), one, sigmas):
+        torch.testing.assert_close(u, sigma * z, rtol=1e-12, atol=1e-15)
+
+
+def test_groups_with_their_own_rho_share_the_norm_of_the_gradient():
+    parameters = [vector(1.0, 2.0), vector(0.5)]
+    before = [p.detach().clone() for p in parameters]
+    groups = [{"params": [p], "rho": rho} for p, rho in zip(parameters, (0.1, 0.4))]
+    found = displacement(SAM(torch.optim.SGD(groups, lr=0.1)), parameters, before)
+    norm = torch.cat([p**3 for p in before]).norm()
+    for e, p, rho in zip(found, before, (0.1, 0.4)):
+        torch.testing.assert_close(e, rho * p**3 / norm, rtol=1e-12, atol=1e-15)
+
+
+def test_groups_with_their_own_lambda():
+    parameters = [vector(1.0), vector(1.0)]
+    groups = [{"params": [p], "lam": lam} for p, lam in zip(parameters, (0.1, 0.7))]
+    slopes = iter((1.0, 2.0))
+
+    def closure():
+        loss = next(slopes) * sum(p.sum() for p in parameters)
+        loss.backward()
+        return loss
+
+    MRWP(torch.optim.SGD(groups, lr=1.0)).step(closure)
+    torch.testing.assert_close(torch.cat(parameters).detach(), 1 - torch.tensor([1.1, 1.7], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("value", [0, 1])
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_strength_of_one_group_may_be_set_later_as_a_whole_number(which, value):
+    parameters = [vector(1.0, 2.0), vector(0.5)]
+    before = [p.detach().clone() for p in parameters]
+    optimizer = RWP(torch.optim.SGD([{"params": [p]} for p in parameters], lr=0.1), sigma=0.1)
+    optimizer.param_groups[which]["sigma"] = value
+    found = displacement(optimizer, parameters, before)
+    assert found[which].eq(0).all() == (value == 0) and found[1 - which].ne(0).all()
+
+
+def test_groups_that_differ_in_something_that_cannot_differ():
+    parameters = [vector(1.0), vector(2.0)]
+    groups = [{"params": [p], "k": k} for p, k in zip(parameters, (1, 2))]
+    with pytest.raises(ValueError, match=r"k must be the same in all parameter groups, got \[1, 2\]"):
+        NSO(torch.optim.SGD(groups, lr=0.1)).step(quadratic(*parameters))
+
+
+def test_add_param_group():
+    parameters = [vector(1.0, 2.0), vector(0.5), vector(3.0)]
+    before = [p.detach().clone() for p in parameters]
+    optimizer = RWP(torch.optim.SGD(parameters[:1], lr=0.1), sigma=0.1)
+    optimizer.step(quadratic(*parameters))
+    optimizer.add_param_group({"params": [parameters[1]], "lr": 0.0})
+    optimizer.add_param_group({"params": [parameters[2]], "sigma": 0.0})
+    assert [group["sigma"] for group in optimizer.base.param_groups] == [0.1, 0.1, 0.0]
+    before[0] = parameters[0].detach().clone()
+    found = displacement(optimizer, parameters, before)
+    assert found[0].ne(0).all() and found[1].ne(0).all() and found[2].eq(0).all()
+    assert torch.equal(parameters[1], before[1]) and not torch.equal(parameters[2], before[2])
+    with pytest.raises(ValueError, match="sigma must be"):
+        optimizer.add_param_group({"params": [vector(1.0)], "sigma": -1})
+    assert len(optimizer.param_groups) == 3
+
+
+def test_a_group_added_to_the_base_optimizer_is_part_of_it():
+    parameters = [vector(1.0, 2.0), vector(0.5)]
+    optimizer = RWP(torch.optim.SGD(parameters[:1], lr=0.1), sigma=0.1)
+    optimizer.base.add_param_group({"params": [parameters[1]]})
+    before = [p.detach().clone() for p in parameters]
+    assert all(u.ne(0).all() for u in displacement(optimizer, parameters, before))
+
+
+# --- with the rest of torch
+
+
+@pytest.mark.parametrize("attach", [lambda optimizer: optimizer, lambda optimizer: optimizer.base], ids=["outer", "base"])
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5),
+        lambda o: torch.optim.lr_scheduler.CosineAnnealingLR(o, 5),
+        lambda o: torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.1, total_steps=10),
+    ],
+    ids=["step", "cosine", "one cycle"],
+)
+def test_learning_rate_schedulers(toy, same, schedule, attach):
+    one, plain = toy("rwp", sigma=0.0), toy("sgd")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        schedulers = schedule(attach(one.optimizer)), schedule(plain.optimizer.base)
+        for seed in range(5):
+            torch.manual_seed(seed)
+            one.step()
+            torch.manual_seed(seed)
+            plain.optimizer.base.zero_grad()
+            plain.evaluate()
+            plain.optimizer.base.step()
+            for scheduler in schedulers:
+                scheduler.step()
+            assert [g["lr"] for g in one.optimizer.param_groups] == [g["lr"] for g in plain.optimizer.base.param_groups]
+    assert same(one.state()["weights"], plain.state()["weights"])
+
+
+def test_weight_decay_acts_once_at_the_clean_weights():
+    w = vector(1.0, -2.0)
+    optimizer = SAM(torch.optim.SGD([w], lr=0.1, weight_decay=0.5), rho=0.3)
+    before, g = w.detach().clone(), w.detach() ** 3
+    g = (before + 0.3 * g / g.norm()) ** 3
+    optimizer.step(quadratic(w))
+    torch.testing.assert_close(w.detach(), before - 0.1 * (g + 0.5 * before))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_hooks_run_once_per_step(toy, name):
+    one, called = toy(name), []
+    one.optimizer.register_step_pre_hook(lambda *_: called.append("before"))
+    one.optimizer.register_step_post_hook(lambda *_: called.append("after"))
+    one.optimizer.base.register_step_pre_hook(lambda *_: called.append("base"))
+    one.step()
+    assert called == ["before", "base", "after"]
+
+
+def test_it_is_a_torch_optimizer_that_shares_its_base():
+    w = vector(1.0)
+    base = torch.optim.Adam([w])
+    optimizer = RWP(base)
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    assert optimizer.param_groups is base.param_groups and optimizer.state is base.state
+    optimizer.step(quadratic(w))
+    optimizer.zero_grad()
+    assert w.grad is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_repr_names_the_method_the_base_and_the_hyper_parameters(name):
+    text = repr(OPTIMIZERS[name](torch.optim.Adam([vector(1.0)], lr=0.125)))
+    assert text.startswith(OPTIMIZERS[name].__name__) and "Adam" in text and "0.125" in text
+    assert all(f"{key}: {PARAMETERS[key].default}" in text for key in METHODS[name].parameters)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_classes_are_found_by_their_name(name):
+    own = OPTIMIZERS[name]
+    assert issubclass(own, PerturbedOptimizer) and getattr(optim, own.__name__) is own and own.__name__ in optim.__all__
+
+
+# --- random models against a reference on flat weights
+
+
+@st.composite
+def problems(draw):
+    shapes = draw(st.lists(st.lists(st.integers(1, 3), max_size=4).map(tuple), min_size=1, max_size=5))
+    strength = st.floats(0, 0.5)
+    groups = draw(st.lists(st.tuples(strength, strength, st.floats(0, 1)), min_size=1, max_size=3))
+    owner = [draw(st.integers(0, len(groups) - 1)) for _ in shapes]
+    for i in range(min(len(shapes), len(groups))):
+        owner[i] = i
+    return {
+        "name": draw(st.sampled_from(sorted(METHODS))),
+        "shapes": shapes,
+        "groups": [{"sigma": a, "rho": b, "lam": c} for a, b, c in groups[: len(shapes)]],
+        "owner": [min(o, len(shapes) - 1) for o in owner],
+        "frozen": draw(st.sets(st.integers(1, len(shapes)), max_size=len(shapes) - 1)),
+        "k": draw(st.integers(1, 3)),
+        "kind": draw(st.sampled_from(sorted(KINDS))),
+        "law": draw(st.sampled_from(sorted(LAWS))),
+        "base": draw(st.sampled_from(["sgd", "adam"])),
+        "seed": draw(st.integers(0, 1000)),
+    }
+
+
+def coupled(tensors):
+    return torch.sin(sum(t.sum() for t in tensors)) + sum((t**4).sum() for t in tensors)
+
+
+def bases(name, parameters):
+    if name == "sgd":
+        return torch.optim.SGD(parameters, lr=0.01, momentum=0.9, weight_decay=0.1)
+    return torch.optim.Adam(parameters, lr=0.01, eps=1e-4)
+
+
+@given(problems())
+def test_any_model_and_groups_against_flat_weights(problem):
+    name, row = problem["name"], METHODS[problem["name"]]
+    g = torch.Generator().manual_seed(problem["seed"])
+    parameters = [nn.Parameter(torch.randn(shape, generator=g, dtype=torch.float64)) for shape in problem["shapes"]]
+    for i in problem["frozen"]:
+        parameters[i - 1].requires_grad_(False)
+    groups = [
+        {"params": [p for p, o in zip(parameters, problem["owner"]) if o == i]}
+        | {key: value for key, value in group.items() if key in row.parameters}
+        for i, group in enumerate(problem["groups"])
+    ]
+    own = {key: problem[key] for key in ("k", "kind", "law") if key in row.parameters}
+    optimizer = OPTIMIZERS[name](bases(problem["base"], groups), seed=problem["seed"], **own)
+
+    trained = [(p, group) for group in groups for p in group["params"] if p.requires_grad]
+    fixed = [p for p in parameters if not p.requires_grad]
+    layout = Layout({str(i): p.shape for i, (p, _) in enumerate(trained)})
+    w = nn.Parameter(layout.flatten([p.detach() for p, _ in trained]))
+    hyper = {
+        key: torch.cat([torch.full((p.numel(),), group.get(key, 0.0), dtype=torch.float64) for p, group in trained])
+        for key in ("sigma", "rho", "lam")
+    }
+    noise = Noise(layout, [generator(problem["seed"], "noise")], hyper["sigma"], problem["kind"], problem["law"])
+    base = bases(problem["base"], [w])
+    gradient = torch.func.grad(lambda flat: coupled([*layout.split(flat), *fixed]))
+
+    def closure():
+        loss = coupled(parameters)
+        loss.backward()
+        return loss
+
+    for _ in range(3):
+        optimizer.step(closure)
+        talk = row.start(w.detach(), **hyper, k=problem["k"], noise=noise, memory={})
+        w.grad = drive(talk, lambda points: [gradient(at.w) for at in points])
+        base.step()
+        found = layout.flatten([p.detach() for p, _ in trained])
+        torch.testing.assert_close(found, w.detach(), rtol=1e-9, atol=1e-9)
+
+
+# --- errors
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_no_closure_is_an_error_that_says_what_is_needed(name):
+    w = vector(1.0)
+    optimizer = OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1))
+    for arguments in ((), (None,), (torch.tensor(1.0),), (quadratic(w), None)):
+        with pytest.raises(TypeError, match=r"needs a closure that computes the loss.*GradScaler.*bfloat16"):
+            optimizer.step(*arguments)
+    assert w == 1.0
+
+
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("returned", [None, 1.0, torch.ones(2)])
+def test_a_closure_must_return_the_loss(name, returned):
+    w = vector(1.0)
+
+    def closure():
+        quadratic(w)()
+        return returned
+
+    with pytest.raises(TypeError, match="must return the loss"):
+        OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(closure)
+    assert w == 1.0 and w.grad is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_too_many_closures(name):
+    w, batches = vector(1.0), METHODS[name].cost().batches
+    with pytest.raises(TypeError, match=f"{batches} batch.*got {batches + 1} closures"):
+        OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(*[quadratic(w)] * (batches + 1))
+    assert w == 1.0
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name in METHODS for key in METHODS[name].parameters])
+def test_impossible_hyper_parameters_name_what_is_allowed(name, key):
+    for bad in (-1, float("nan"), float("inf"), "nonsense", None):
+        for groups, hyper in (([{"params": [vector(1.0)]}], {key: bad}), ([{"params": [vector(1.0)], key: bad}], {})):
+            with pytest.raises(ValueError) as error:
+                OPTIMIZERS[name](torch.optim.SGD(groups, lr=0.1), **hyper)
+            assert str(error.value).startswith(f"{key} must be {PARAMETERS[key].allowed}, got {bad!r}")
+
+
+def test_a_refused_hyper_parameter_leaves_nothing_behind():
+    base = torch.optim.SGD([vector(1.0)], lr=0.1)
+    before = dict(base.param_groups[0])
+    with pytest.raises(ValueError, match="law"):
+        RWP(base, sigma=0.3, law="nonsense")
+    assert base.param_groups[0] == before
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_an_unknown_hyper_parameter_lists_what_there_is(name):
+    with pytest.raises(ValueError, match=f"unknown parameter of {OPTIMIZERS[name].__name__} 'sgima'") as error:
+        OPTIMIZERS[name](torch.optim.SGD([vector(1.0)], lr=0.1), sgima=0.1)
+    assert all(key in str(error.value) for key in (*METHODS[name].parameters, "seed"))
+    assert ("did you mean 'sigma'" in str(error.value)) == (name in NOISY)
+
+
+@pytest.mark.parametrize("base", [torch.optim.SGD, [vector(1.0)], None, 0.1], ids=["class", "parameters", "none", "number"])
+def test_the_base_must_be_an_optimizer_instance(base):
+    with pytest.raises(TypeError, match=r"RWP wraps an instance of a torch optimizer, as in RWP\("):
+        RWP(base)
+
+
+def test_a_base_that_needs_a_closure_itself():
+    w = vector(1.0)
+    for base in (torch.optim.LBFGS([w]), SAM(torch.optim.SGD([w], lr=0.1))):
+        with pytest.raises(TypeError, match=f"RWP cannot wrap {type(base).__name__}.*without a closure"):
+            RWP(base)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_sparse_gradients(name):
+    embedding = nn.Embedding(4, 2, sparse=True)
+    before = embedding.weight.detach().clone()
+
+    def closure():
+        loss = embedding(torch.tensor([1])).square().sum()
+        loss.backward()
+        return loss
+
+    with pytest.raises(TypeError, match="dense gradients.*sparse=False"):
+        OPTIMIZERS[name](torch.optim.SGD(embedding.parameters(), lr=0.1)).step(closure)
+    assert torch.equal(embedding.weight, before)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_nothing_to_train(name):
+    w = vector(1.0)
+    w.requires_grad_(False)
+    other = vector(2.0)
+    with pytest.raises((ValueError, RuntimeError), match="(?i)parameter"):
+        OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(quadratic(other))

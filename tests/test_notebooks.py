@@ -1,0 +1,154 @@
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import nbformat
+import pytest
+
+FOLDER = Path(__file__).parents[1] / "notebooks"
+NAMES = sorted({path.stem for pattern in ("*.py", "*.ipynb") for path in FOLDER.glob(pattern)})
+each = pytest.mark.parametrize("name", NAMES)
+
+
+# ----------------------------------------------------------------------------------------------------------------- pairs
+
+
+def as_script(path):
+    """The cells of a notebook or script as py:percent, without the header."""
+    notebook = jupytext.read(path)
+    notebook.metadata = nbformat.from_dict({"jupytext": {"notebook_metadata_filter": "-all"}})
+    return jupytext.writes(notebook, fmt="py:percent")
+
+
+def check_pair(folder, name):
+    """Both halves exist and say the same."""
+    notebook, script = folder / f"{name}.ipynb", folder / f"{name}.py"
+    to_notebook = f"jupytext --to ipynb --update {script.name}"
+    to_script = f"jupytext --to py:percent {notebook.name}"
+    assert script.is_file(), f"{script.name} is missing; in notebooks/: {to_script}"
+    assert notebook.is_file(), f"{notebook.name} is missing; in notebooks/: {to_notebook}"
+    assert as_script(notebook) == as_script(script), (
+        f"{notebook.name} and {script.name} differ; in notebooks/, if the script is right: {to_notebook}, "
+        f"if the notebook is right: {to_script}"
+    )
+
+
+def check_clean(path):
+    """No outputs, counts or widget state are stored, and any Python 3 kernel opens it."""
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "widgets" not in notebook.metadata, f"{path.name} stores the state of widgets: clear all outputs and save"
+    for number, cell in enumerate(notebook.cells):
+        if cell.cell_type == "code":
+            stored = f"cell {number} of {path.name} stores outputs: clear all outputs and save"
+            assert not cell.outputs and cell.execution_count is None, stored
+
+
+def test_there_is_a_first_notebook():
+    assert NAMES and NAMES[0] == "00_start_here"
+
+
+@each
+def test_pair_is_in_sync(name):
+    check_pair(FOLDER, name)
+
+
+@each
+def test_notebook_stores_no_results(name):
+    check_clean(FOLDER / f"{name}.ipynb")
+
+
+@each
+def test_notebooks_are_numbered(name):
+    assert re.fullmatch(r"\d\d_[a-z0-9_]+", name)
+
+
+SCRIPT = '# %% [markdown]\n# # A lesson\n\n# %% tags=["exercise"]\nx = 1\n\n# %%\nassert x == 1\n'
+
+
+def written(folder, script=SCRIPT):
+    """A made-up pair."""
+    notebook = jupytext.reads(script, fmt="py:percent")
+    notebook.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    jupytext.write(notebook, folder / "lesson.ipynb")
+    jupytext.write(notebook, folder / "lesson.py", fmt="py:percent")
+    return folder / "lesson.ipynb"
+
+
+def test_a_pair_in_sync_passes(tmp_path):
+    check_clean(written(tmp_path))
+    check_pair(tmp_path, "lesson")
+
+
+@pytest.mark.parametrize(
+    "old, new", [("x = 1", "x = 2"), ("A lesson", "Another"), ("exercise", "solution"), ("assert x == 1", "")]
+)
+def test_drift_is_caught(tmp_path, old, new):
+    written(tmp_path)
+    script = tmp_path / "lesson.py"
+    script.write_text(script.read_text().replace(old, new))
+    with pytest.raises(AssertionError, match="jupytext --to"):
+        check_pair(tmp_path, "lesson")
+
+
+@pytest.mark.parametrize("suffix", [".py", ".ipynb"])
+def test_a_missing_half_is_caught(tmp_path, suffix):
+    written(tmp_path).with_suffix(suffix).unlink()
+    with pytest.raises(AssertionError, match="is missing"):
+        check_pair(tmp_path, "lesson")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda notebook: notebook.cells[1].update(execution_count=1),
+        lambda notebook: notebook.cells[1].update(outputs=[nbformat.v4.new_output("stream", text="1")]),
+        lambda notebook: notebook.metadata.update(widgets={}),
+        lambda notebook: notebook.metadata.kernelspec.update(name="my-kernel"),
+    ],
+)
+def test_stored_results_are_caught(tmp_path, spoil):
+    path = written(tmp_path)
+    notebook = nbformat.read(path, as_version=4)
+    spoil(notebook)
+    nbformat.write(notebook, path)
+    with pytest.raises(AssertionError):
+        check_clean(path)
+
+
+# --------------------------------------------------------------------------------------------------------------- running
+
+
+def run(notebook, home):
+    """The notebook under nbmake, in a process of its own and with a small budget for its live screens."""
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "--nbmake",
+        "--nbmake-timeout=300",
+        "--override-ini=addopts=",
+        "-p",
+        "no:cacheprovider",
+    ]
+    env = os.environ | {
+        "RWP_EDU_HEADLESS_STEPS": "20",
+        "IPYTHONDIR": str(home / "ipython"),
+        "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
+    }
+    return subprocess.run([*command, str(notebook)], check=False, env=env, cwd=notebook.parent, capture_output=True, text=True)
+
+
+@each
+def test_notebook_runs(name, tmp_path):
+    done = run(FOLDER / f"{name}.ipynb", tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_notebook_that_raises_fails(tmp_path):
+    done = run(written(tmp_path, SCRIPT.replace("x = 1\n", "x = 2\n")), tmp_path)
+    assert done.returncode == 1 and "AssertionError" in done.stdout
