@@ -65,8 +65,16 @@ class PerturbedOptimizer(Optimizer):
                 raise unknown(f"parameter of {name}", key, (*row.parameters, "seed"))
         self.base, self.seed, self.memory = base, int(seed), {}
         self._generator: torch.Generator | None = None
-        defaults = {key: hyper.get(key, methods.PARAMETERS[key].default) for key in row.parameters}
-        super().__init__(base.param_groups, defaults)
+        own = {key: hyper.get(key, methods.PARAMETERS[key].default) for key in row.parameters}
+        self.defaults = {**base.defaults, **own}
+        for group, keys in getattr(base, "_filled_by_rwp_edu", ()):  # wrapped before: forget that wrapper's defaults
+            for key in keys:
+                group.pop(key, None)
+        filled = [(group, [key for key in own if key not in group]) for group in base.param_groups]
+        for group in base.param_groups:
+            self._own(group)
+        super().__init__(base.param_groups, self.defaults)
+        base._filled_by_rwp_edu = filled
 
     param_groups = property(lambda self: self.base.param_groups, lambda self, _: None)
     state = property(lambda self: self.base.state, lambda self, _: None)
@@ -75,21 +83,28 @@ class PerturbedOptimizer(Optimizer):
         return f"{type(self).__name__} around {self.base!r}"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        for key, value in self.defaults.items():
-            param_group[key] = methods.PARAMETERS[key].parse(param_group.get(key, value))
+        param_group.update(self._own(param_group))
         if not any(param_group is group for group in self.base.param_groups):
             self.base.add_param_group(param_group)
 
-    def _hyper(self, layout: Layout, device: torch.device) -> dict[str, Any]:
+    def _own(self, group: dict[str, Any]) -> dict[str, Any]:
+        """The method's hyper-parameters in a parameter group, or an error that names what is allowed."""
+        return {
+            key: methods.PARAMETERS[key].parse(group.get(key, self.defaults[key])) for key in methods.get(self.method).parameters
+        }
+
+    def _hyper(self, w: Tensor) -> dict[str, Any]:
         """Scalars, or flat ``(P,)`` tensors for values that differ between parameter groups."""
         counts = [sum(p.numel() for p in group["params"] if p.requires_grad) for group in self.param_groups]
+        own = [self._own(group) for group in self.param_groups]
+        dtype = torch.promote_types(w.dtype, torch.float32)
         hyper = {}
-        for key in self.defaults:
-            values = [group[key] for group in self.param_groups]
+        for key in own[0]:
+            values = [group[key] for group in own]
             if all(value == values[0] for value in values):
                 hyper[key] = values[0]
             elif isinstance(values[0], float):
-                hyper[key] = torch.cat([torch.full((n,), v, device=device) for n, v in zip(counts, values)])
+                hyper[key] = torch.cat([torch.full((n,), v, dtype=dtype, device=w.device) for n, v in zip(counts, values)])
             else:
                 raise ValueError(f"{key} must be the same in all parameter groups, got {values}")
         return hyper
@@ -116,10 +131,13 @@ class PerturbedOptimizer(Optimizer):
                 f"{name}.step needs a closure that computes the loss, calls backward() and returns the loss: it is called at "
                 "every point the method asks for. (torch.amp.GradScaler cannot pass one: use bfloat16 autocast, without a scaler.)"
             )
-        parameters = [p for group in self.param_groups for p in group["params"] if p.requires_grad]
+        everything = [p for group in self.param_groups for p in group["params"]]
+        parameters = [p for p in everything if p.requires_grad]
+        if not parameters:
+            raise ValueError(f"{name} has no parameter that requires a gradient")
         layout = Layout({str(i): p.shape for i, p in enumerate(parameters)})
         w = layout.flatten([p.detach() for p in parameters])
-        hyper = self._hyper(layout, w.device)
+        hyper = self._hyper(w)
         noise = self._noise(layout, w.device, hyper)
         if len(closures) > (batches := row.cost(**{"k": hyper.get("k", 1)}).batches):
             raise TypeError(f"{name} asks for {batches} batch{'es' * (batches > 1)} per step, got {len(closures)} closures")
@@ -131,7 +149,7 @@ class PerturbedOptimizer(Optimizer):
             for at in points:
                 if at.w is not w or losses:
                     torch._foreach_copy_(parameters, layout.split(at.w))
-                for p in parameters:
+                for p in everything:
                     p.grad = None
                 with torch.enable_grad(), guard.evaluation():
                     loss = closures[min(at.batch, len(closures) - 1)]()
@@ -140,13 +158,14 @@ class PerturbedOptimizer(Optimizer):
                 gradients.append(_flat_gradient(parameters, layout, w, name))
             return gradients
 
-        with _Guard(self, parameters, layout, w) as guard:
+        with _Guard(self, parameters, layout, w, everything) as guard:
             g = drive(row.start(w, **{**hyper, "noise": noise, "memory": self.memory}), answer)
             if not torch.isfinite(g).all():
                 raise FloatingPointError(f"the combined gradient of {name} is not finite; the weights are as before this step")
-        for i, (p, piece) in enumerate(zip(parameters, layout.split(g))):
-            p.grad = piece.to(p.dtype) if i in seen else None
-        self.base.step()
+            guard.restore()
+            for i, (p, piece) in enumerate(zip(parameters, layout.split(g))):
+                p.grad = piece.to(p.dtype) if i in seen else None
+            self.base.step()
         return losses[0]
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -208,7 +227,8 @@ def _flat_gradient(parameters: list[Tensor], layout: Layout, like: Tensor, name:
 class _Guard:
     """Puts the weights back bit for bit at the end of a step; after a failure also buffers, gradients and random states."""
 
-    def __init__(self, optimizer: PerturbedOptimizer, parameters: list[Tensor], layout: Layout, w: Tensor):
+    def __init__(self, optimizer: PerturbedOptimizer, parameters: list[Tensor], layout: Layout, w: Tensor, everything: list[Tensor]):
+        self.everything = everything
         self.optimizer, self.parameters, self.layout, self.w = optimizer, parameters, layout, w
         self.cuda = [w.device] if w.device.type == "cuda" else []
 
@@ -217,8 +237,8 @@ class _Guard:
         self.noise = own._generator and own._generator.get_state()
         self.memory = dict(own.memory)
         self.rng = self._rng()
-        self.gradients = [p.grad for p in self.parameters]
-        self.first: dict[Tensor, Tensor] | None = None
+        self.gradients = [p.grad for p in self.everything]
+        self.first = None
         return self
 
     def _rng(self) -> tuple[Tensor, list[Tensor]]:
@@ -232,42 +252,51 @@ class _Guard:
     @contextmanager
     def evaluation(self) -> Iterator[None]:
         """One call of a closure: the first one may move buffers, later ones see the same random numbers and move none."""
-        buffers: dict[Tensor, Tensor] = {}
+        values: dict[Tensor, Tensor] = {}
+        places: dict[tuple[torch.nn.Module, str], Tensor] = {}
 
         def remember(module: torch.nn.Module, _: Any) -> None:
             if module.training:
-                for buffer in module._buffers.values():
-                    if buffer is not None and buffer not in buffers:
-                        buffers[buffer] = buffer.detach().clone()
+                for name, buffer in module._buffers.items():
+                    if buffer is not None and (module, name) not in places:
+                        places[module, name] = buffer
+                        if buffer not in values:
+                            values[buffer] = buffer.detach().clone()
 
         later = self.first is not None
         if later:
             self._set_rng()
         else:
-            self.first = buffers
+            self.first = values, places
         handle = register_module_forward_pre_hook(remember)
         try:
             yield
         finally:
             handle.remove()
             if later:
-                self._put_back(buffers)
+                self._put_back(values, places)
 
     @staticmethod
-    def _put_back(buffers: dict[Tensor, Tensor]) -> None:
+    def _put_back(values: dict[Tensor, Tensor], places: dict[tuple[torch.nn.Module, str], Tensor]) -> None:
         with torch.no_grad():
-            for buffer, value in buffers.items():
+            for buffer, value in values.items():
                 buffer.copy_(value)
+        for (module, name), buffer in places.items():
+            module._buffers[name] = buffer
+
+    def restore(self) -> None:
+        torch._foreach_copy_(self.parameters, self.layout.split(self.w))
 
     def __exit__(self, failed: type[BaseException] | None, *_: Any) -> None:
-        torch._foreach_copy_(self.parameters, self.layout.split(self.w))
         if failed:
-            self._put_back(self.first or {})
+            self.restore()
+            if self.first is not None:
+                self._put_back(*self.first)
             self._set_rng()
             self.optimizer.memory = self.memory
             if self.optimizer._generator is not None:
                 self.optimizer._generator.set_state(self.noise)
-            for p, gradient in zip(self.parameters, self.gradients):
+            for p, gradient in zip(self.everything, self.gradients):
                 p.grad = gradient
 
 

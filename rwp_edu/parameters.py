@@ -73,6 +73,6 @@ class Parameter:
                 raise ValueError
             if self.type is int and number != int(number):
                 raise ValueError
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{self.name} must be {self.allowed}, got {value!r}") from None
         return self.type(number)

@@ -66,7 +66,7 @@ class Entrant:
     @classmethod
     def parse(cls, text: str) -> Self:
         if not isinstance(text, str):
-            raise TypeError(f"a method is written as text such as 'm-rwp' or 'm-rwp:sigma=0.15', got {text!r}")
+            raise ValueError(f"a method is written as text such as 'm-rwp' or 'm-rwp:sigma=0.15', got {text!r}")
         name, *pairs = text.strip().split(":")
         row = methods.get(name)
         allowed = (*row.parameters, *(n for n in TRAINING if TRAINING[n].live and n != "schedule"))
@@ -81,7 +81,7 @@ class Entrant:
         return cls(name, tuple(own.items()))
 
     def __str__(self) -> str:
-        return ":".join((self.method, *(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in self.own)))
+        return ":".join((self.method, *(f"{k}={v:g}" if isinstance(v, float) and float(f"{v:g}") == v else f"{k}={v}" for k, v in self.own)))
 
     @property
     def label(self) -> str:
@@ -130,6 +130,8 @@ class Settings:
         for name, row in PARAMETERS.items():
             object.__setattr__(self, name, row.parse(getattr(self, name)))
         names = self.methods.split(",") if isinstance(self.methods, str) else self.methods
+        if not isinstance(names, (list, tuple)):
+            raise ValueError(f"methods must be a list such as 'sgd,rwp', got {names!r}")
         object.__setattr__(self, "methods", tuple(dict.fromkeys(str(Entrant.parse(name)) for name in names)))
         if not self.methods:
             raise ValueError("choose at least one method (there is: " + ", ".join(methods.METHODS) + ")")
@@ -169,6 +171,4 @@ class Settings:
             raise ValueError(f"these settings are not JSON: {error}") from None
         if not isinstance(values, dict):
             raise ValueError(f"settings are a JSON object, got {text[:40]!r}")
-        if "methods" in values:
-            values["methods"] = tuple(values["methods"])
         return cls().replace(**values)

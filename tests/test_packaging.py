@@ -97,6 +97,13 @@ def test_top_level_of_the_repository():
     assert {name for name in top if not name.startswith(".")} <= TOP_LEVEL
 
 
+def test_the_readme_has_the_test_command_that_ci_runs():
+    command = re.search(r"<!-- tests -->\n```bash\n(.+)\n```", (ROOT / "README.md").read_text())
+    assert command, "README.md needs its test command in a ```bash block right after a line <!-- tests -->"
+    for part in ("python3 -m venv .venv", "pip install -e '.[test]'", "pytest"):
+        assert part in command[1]
+
+
 # ---------------------------------------------------------------------------------------------------------------- Binder
 
 

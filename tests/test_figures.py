@@ -1,0 +1,103 @@
+"""Pictures are pure functions of records; what they show is what was recorded."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rwp_edu import figures
+from rwp_edu.methods import METHODS
+from rwp_edu.settings import Settings
+from rwp_edu.training import Mark, Run
+
+
+@pytest.fixture(scope="module")
+def record():
+    run = Run(Settings(seeds=3, steps=100))
+    run.advance(50)
+    run.set(sigma=0.2)
+    run.advance(20)
+    run.set(rho=0.1)
+    run.advance(30)
+    return run.record
+
+
+def lines(record, **options):
+    return [t for t in figures.traces(record, **options) if t["mode"] == "lines"]
+
+
+def named(record, name, **options):
+    return next(t for t in figures.traces(record, **options) if t["name"] == name)
+
+
+def test_mean_and_band_are_those_of_the_record(record):
+    accuracy = 100 * record.test_accuracy[:, 2]
+    np.testing.assert_allclose(named(record, "RWP")["y"], accuracy.mean(1))
+    band = named(record, "RWP, ±1 sd")["y"]
+    np.testing.assert_allclose(band[: len(accuracy)], accuracy.mean(1) + accuracy.std(1, ddof=1))
+
+
+def test_axis_of_gradients_moves_sam_to_the_right(record):
+    updates = record.updates
+    np.testing.assert_array_equal(named(record, "SAM", x="updates")["x"], updates)
+    np.testing.assert_array_equal(named(record, "SAM", x="gradients")["x"], 2 * updates)
+    np.testing.assert_array_equal(named(record, "RWP", x="gradients")["x"], updates)
+    assert figures.layout(record, x="gradients")["xaxis"]["range"][1] == 200
+
+
+def test_marks_are_on_the_curves_they_act_on(record):
+    marks = named(record, "changes")
+    assert sorted(set(marks["text"])) == ["ρ 0.4 → 0.1", "σ 0.1 → 0.2"]
+    assert sum(text.startswith("ρ") for text in marks["text"]) == 1  # SAM alone
+    assert sum(text.startswith("σ") for text in marks["text"]) == 3  # RWP, m-RWP, NSO
+    assert set(marks["x"]) == {50, 70}
+    assert len(figures.layout(record)["shapes"]) == 8
+
+
+def test_a_dragged_slider_leaves_one_mark():
+    marks = [Mark(50, "sigma", 0.1, 0.11), Mark(52, "rho", 0.4, 0.5), Mark(53, "sigma", 0.11, 0.15), Mark(90, "sigma", 0.15, 0.1)]
+    assert figures.merged(marks, 5) == [Mark(53, "sigma", 0.1, 0.15), Mark(52, "rho", 0.4, 0.5), Mark(90, "sigma", 0.15, 0.1)]
+    assert figures.merged([Mark(1, "sigma", 0.1, 0.2), Mark(2, "sigma", 0.2, 0.1)], 5) == []
+
+
+def test_structure_does_not_depend_on_what_is_shown(record):
+    names = [t["name"] for t in figures.traces(record)]
+    assert names == [t["name"] for t in figures.traces(record, shown=("sgd",), smoothing=0.5, ghost=record, x="seconds")]
+
+
+def test_ranges_only_grow():
+    run = Run(Settings(seeds=2, steps=100, sigma=0.3))
+    before = figures.layout(run.record)
+    for _ in range(10):
+        run.advance(10)
+        after = figures.layout(run.record)
+        for axis in ("yaxis", "yaxis2", "yaxis3", "yaxis4"):
+            low, high = after[axis]["range"]
+            assert low <= before[axis]["range"][0] and high >= before[axis]["range"][1]
+        before = after
+
+
+def test_smoothing_starts_at_the_first_value_and_keeps_constants():
+    y = np.array([np.nan, 1.0, 1.0, 2.0])
+    np.testing.assert_allclose(figures.smooth(y, 0.5), [np.nan, 1.0, 1.0, 1.5])
+    np.testing.assert_array_equal(figures.smooth(y, 0.0), y)
+
+
+def test_a_diverged_run_has_a_marker_and_no_hole():
+    run = Run(Settings(methods="sgd,sgd:lr=1000000", seeds=2, steps=30))
+    run.advance(30)
+    assert any("2 of 2 runs diverged" in text for text in named(run.record, "changes")["text"])
+    assert np.isfinite(named(run.record, "SGD (η 1e+06)")["y"]).all()
+
+
+def test_colours_and_dashes_tell_entrants_apart():
+    entrants = (*METHODS, "rwp:sigma=0.2", "rwp:sigma=0.3")
+    looks = [figures.look(name, entrants) for name in entrants]
+    assert len(set(looks)) == len(looks)
+    assert figures.look("rwp", entrants)[0] == figures.look("rwp:sigma=0.3", entrants)[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"x": "seconds"}, {"x": "gradients", "smoothing": 0.5}, {"shown": ()}])
+def test_the_figure_is_valid_plotly(record, options):
+    figure = figures.race(record, **options)
+    assert len(figure.data) == 4 * (3 * 5 + 1)

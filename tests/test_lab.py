@@ -1,0 +1,291 @@
+"""The lab without a front end: the same state, run, record, figure and words that the screen shows."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import rwp_edu
+from rwp_edu.lab import PRESETS, RaceState, exercises
+from rwp_edu.methods import METHODS
+from rwp_edu.points import At
+from rwp_edu.training import Record
+
+SMALL = {"seeds": 2, "steps": 30}
+
+
+def test_run_set_and_reset():
+    lab = rwp_edu.lab.race(**SMALL)
+    lab.run(steps=10)
+    assert (lab.status, lab.record.updates.tolist()) == ("paused", [0, 10])
+    lab.set(sigma=0.2)
+    lab.run()
+    assert (lab.status, lab.record.updates[-1]) == ("finished", 30)
+    assert [(m.update, m.name, m.old, m.new) for m in lab.record.marks] == [(10, "sigma", 0.1, 0.2)]
+    former = lab.record
+    lab.reset()
+    assert lab.ghost is former and lab.record.updates.tolist() == [0] and lab.state.sigma == 0.2
+
+
+def test_a_change_of_the_problem_waits_for_reset():
+    lab = rwp_edu.lab.race(**SMALL)
+    lab.run(10)
+    lab.set(train=100, methods="sgd,asam" if "asam" in METHODS else "sgd,nso")
+    assert lab.waiting == ("methods", "train") or set(lab.waiting) <= {"methods", "train"} and "train" in lab.waiting
+    assert lab.record.settings.train == 300
+    lab.reset()
+    assert lab.waiting == () and lab.record.settings.train == 100
+
+
+def test_before_the_first_update_everything_acts_at_once():
+    lab = rwp_edu.lab.race(**SMALL)
+    lab.set(train=100, sigma=0.2, methods="sgd,rwp")
+    assert lab.record.settings.train == 100 and lab.record.settings.sigma == 0.2 and lab.record.marks == []
+    assert lab.record.entrants == ("sgd", "rwp")
+
+
+def test_a_method_switched_off_disappears_at_once():
+    lab = rwp_edu.lab.race(**SMALL)
+    lab.run(10)
+    lab.set(methods="sgd,rwp")
+    assert lab.shown == ("sgd", "rwp") and lab.waiting == ()
+    shown = {trace.name for trace in lab.figure.data if trace.visible and trace.mode == "lines"}
+    assert {"SGD", "RWP"} <= shown and "SAM" not in shown
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        ({"sigma": -1}, "sigma must be a finite number >= 0"),
+        ({"lam": 2}, "lam must be a finite number from 0 to 1"),
+        ({"k": 1.5}, "k must be a whole number"),
+        ({"kind": "round"}, "kind must be one of published, isotropic, filter-wise"),
+        ({"x": "weeks"}, "x must be one of updates, gradients, seconds"),
+        ({"sgima": 1}, "did you mean 'sigma'"),
+        ({"show": ("sgima",)}, "unknown control 'sgima'"),
+        ({"methods": "sgd,smam"}, "unknown method 'smam'"),
+        ({"methods": ()}, "choose at least one method"),
+    ],
+)
+def test_impossible_values(changes, says):
+    lab = rwp_edu.lab.race(**SMALL)
+    before = lab.state
+    with pytest.raises(ValueError, match=says.replace("(", r"\(")):
+        lab.set(**changes)
+    assert lab.state == before
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.builds(
+        dict,
+        sigma=st.floats(0, 1),
+        lam=st.floats(0, 1),
+        k=st.integers(1, 4),
+        seeds=st.integers(1, 9),
+        x=st.sampled_from(["updates", "gradients", "seconds"]),
+        show=st.lists(st.sampled_from(["sigma", "rho", "lr"]), unique=True).map(tuple),
+        methods=st.lists(st.sampled_from(list(METHODS)), min_size=1, unique=True).map(tuple),
+    )
+)
+def test_state_round_trips_and_the_snippet_opens_it(values):
+    state = RaceState(**values)
+    assert RaceState.from_json(state.to_json()) == state
+    race = rwp_edu.lab.race
+    rwp_edu.lab.race = lambda **changes: RaceState().replace(**changes)
+    try:
+        assert eval(state.snippet(), {"rwp_edu": rwp_edu}) == state
+    finally:
+        rwp_edu.lab.race = race
+
+
+@pytest.mark.parametrize("method", [*METHODS, "nso:k=2", "rwp:law=laplace:kind=isotropic", "sgd:weight_decay=0.04"])
+def test_copied_code_runs_as_pasted_and_repeats_the_run(method):
+    lab = rwp_edu.lab.race(methods=method, seeds=1, steps=60, seed=3)
+    lab.run()
+    found = subprocess.run([sys.executable, "-c", lab.code()], capture_output=True, text=True, check=True)
+    assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=2e-3)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_runs(name):
+    lab = rwp_edu.lab.race(seeds=2)
+    lab.preset(name)
+    lab.run(10)
+    assert lab.record.updates[-1] == 10 and lab.figure.data
+
+
+def test_summary_follows_the_record():
+    lab = rwp_edu.lab.race(methods="sgd,rwp", **SMALL)
+    assert lab.summary.startswith("Nothing has been trained yet")
+    lab.run()
+    mean = dict(zip(lab.record.entrants, lab.record.test_accuracy[-1].mean(1)))
+    leader = max(mean, key=mean.get)
+    assert f"{METHODS[leader].label} leads with {100 * mean[leader]:.1f} ±" in lab.summary
+
+
+def test_summary_names_a_diverged_method():
+    lab = rwp_edu.lab.race(methods="rwp,sgd:lr=1000000", **SMALL)
+    lab.run()
+    assert "Diverged and frozen: SGD (η 1e+06) (2 of 2)" in lab.summary
+
+
+def test_an_error_keeps_the_record(monkeypatch):
+    lab = rwp_edu.lab.race(**SMALL)
+    lab.run(10)
+    monkeypatch.setattr(type(lab._run.problem), "gradients", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lab.run(10)
+    assert "ZeroDivisionError" in lab.status and lab.record.updates.tolist() == [0, 10]
+
+
+def test_save_and_load(tmp_path):
+    lab = rwp_edu.lab.race(**SMALL)
+    lab.run()
+    loaded = Record.load(lab.save(tmp_path / "record.json"))
+    np.testing.assert_array_equal(loaded.test_accuracy, lab.record.test_accuracy)
+    assert loaded.settings == lab.record.settings
+
+
+# The screen, without a browser
+
+
+def test_screen_dims_what_no_method_uses():
+    lab = rwp_edu.lab.race(methods="sgd,sam", **SMALL)
+    controls = lab.screen.controls
+    assert controls["sigma"].input.disabled and "no chosen method uses σ" in controls["sigma"].head.value
+    assert not controls["rho"].input.disabled and not controls["lr"].input.disabled
+
+
+def test_screen_shows_only_the_controls_of_a_lesson():
+    def count(widget) -> int:
+        return (hasattr(widget, "readout")) + sum(map(count, getattr(widget, "children", ())))
+
+    everything = count(rwp_edu.lab.race(**SMALL).screen.box)
+    lesson = count(rwp_edu.lab.race(show=("sigma",), **SMALL).screen.box)
+    assert lesson == 2 < everything  # sigma and the smoothing of the picture
+
+
+async def _live(lab, seconds: float) -> None:
+    await asyncio.sleep(seconds)
+
+
+def test_live_loop_starts_obeys_and_stops(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    async def scene():
+        lab = rwp_edu.lab.race(seeds=2, steps=100_000, pace=0)
+        lab.screen.show()
+        lab.screen.start.click()
+        await asyncio.sleep(0.5)
+        assert lab.status == "running" and lab._run.updates > 10
+        lab.screen.controls["sigma"].input.value = 0.2
+        await asyncio.sleep(0.3)
+        assert lab._run.groups[2].hyper["sigma"] == 0.2 and lab.record.marks[-1].new == 0.2
+        lab.screen.pause.click()
+        await asyncio.sleep(0.2)
+        stopped = lab._run.updates
+        lab.screen.save.click()
+        await asyncio.sleep(0.3)
+        assert lab._run.updates == stopped and list(tmp_path.glob("rwp_edu_runs/*.json"))
+        monkeypatch.setattr(type(lab._run.problem), "gradients", lambda *_: 1 / 0)
+        lab.screen.start.click()
+        await asyncio.sleep(0.3)
+        assert "ZeroDivisionError" in lab.screen.status.value and lab._run.updates == stopped
+        monkeypatch.undo()
+        lab.screen.reset.click()
+        await asyncio.sleep(0.3)
+        assert lab._run.updates == 0 and lab.ghost is not None and "ZeroDivisionError" not in lab.screen.status.value
+        lab.screen._task.cancel()
+
+    asyncio.run(scene())
+
+
+def test_headless_display_trains_a_small_budget_and_raises_errors(monkeypatch):
+    monkeypatch.setenv("RWP_EDU_HEADLESS_STEPS", "10")
+    lab = rwp_edu.lab.race(**SMALL)
+    lab._repr_mimebundle_()
+    assert lab._run.updates == 10
+    monkeypatch.setattr(type(lab._run.problem), "gradients", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        lab._repr_mimebundle_()
+
+
+# Exercises
+
+
+def _solution(w, noise):
+    (g,) = yield [At(w + noise(w))]
+    return g
+
+
+def _sgd(w, noise):
+    (g,) = yield [At(w)]
+    return g
+
+
+def _subtracts(w, noise):
+    (g,) = yield [At(w - noise(w))]
+    return g
+
+
+def _in_place(w, noise):
+    (g,) = yield [At(w.add_(noise(w)))]
+    return g
+
+
+def _two_draws(w, noise):
+    (g,) = yield [At(w + noise(w) + noise(w))]
+    return g
+
+
+def _pair(w, noise):
+    u = noise(w)
+    gs = yield [At(w + u), At(w - u)]
+    return sum(gs)
+
+
+def _nothing(w, noise):
+    yield [At(w + noise(w))]
+
+
+def _scaled(w, noise):
+    (g,) = yield [At(w + noise(w))]
+    return 0.1 * g
+
+
+def _again(w, noise):
+    yield [At(w + noise(w))]
+    yield [At(w)]
+
+
+def _bare(w, noise):
+    g = yield w + noise(w)
+    return g
+
+
+@pytest.mark.parametrize(
+    "attempt, says",
+    [
+        (_solution, "Right."),
+        (_sgd, "no noise was drawn"),
+        (_subtracts, "w - u"),
+        (_in_place, "w itself was changed"),
+        (_two_draws, "one draw per update"),
+        (_pair, "asks for 2"),
+        (_nothing, "return the gradient"),
+        (_scaled, "as it came"),
+        (_again, "a second time"),
+        (_bare, "yield a list of points"),
+        (lambda w, noise: w, "never yields"),
+    ],
+)
+def test_exercise_says_what_is_wrong(attempt, says, capsys):
+    assert exercises.check_rwp(attempt) is (attempt is _solution)
+    assert says in capsys.readouterr().out
