@@ -124,10 +124,11 @@ def my_method(w, noise):
 # %%
 from rwp_edu.lab.exercises import check_rwp
 
-check_rwp(my_method);
+_ = check_rwp(my_method)
 
 # %% [markdown]
 # When you are stuck, open the next cell for a solution.
+
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
 def solution(w, noise):

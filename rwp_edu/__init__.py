@@ -5,7 +5,19 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_MODULES = ("batched", "figures", "lab", "methods", "noise", "optim", "parameters", "points", "problems", "settings", "training")
+_MODULES = (
+    "batched",
+    "figures",
+    "lab",
+    "methods",
+    "noise",
+    "optim",
+    "parameters",
+    "points",
+    "problems",
+    "settings",
+    "training",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import operator
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from time import process_time
 from typing import Any
 
@@ -26,7 +31,10 @@ Measurement = Callable[[], float]
 
 @dataclass(frozen=True)
 class Row:
-    """A figure: ``prepare`` gives two functions that measure A and B, ``what`` in ``unit``; the goal is for the ratio A / B."""
+    """A figure: ``prepare`` gives two functions that measure A and B, ``what`` in ``unit``; the goal is for the ratio A / B.
+
+    What it opens goes onto the stack; ``lacks`` says why it cannot be measured here, or nothing.
+    """
 
     name: str
     a: str
@@ -35,7 +43,8 @@ class Row:
     what: str
     goal: str
     pairs: int
-    prepare: Callable[[], tuple[Measurement, Measurement]]
+    prepare: Callable[[ExitStack], tuple[Measurement, Measurement]]
+    lacks: Callable[[], str] = str
 
 
 def seconds_of(work: Callable[[], None]) -> float:
@@ -110,6 +119,51 @@ def importing(modules: str) -> Measurement:
     return lambda: 1e3 * float(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
 
 
+def no_browser() -> str:
+    if any(find_spec(name) is None for name in ("jupyterlab", "playwright", "plotly")):
+        return "needs pip install 'rwp_edu[test]'"
+    from rwp_edu.lab.browser import chromium
+
+    return "" if chromium() else "needs Chromium"
+
+
+def screen(stack: ExitStack) -> tuple[Measurement, Measurement]:
+    """Updates per second of the race in one kernel: live as fast as it goes, watched in a browser, and headless."""
+    from rwp_edu.lab import browser as lab
+
+    home = Path(stack.enter_context(TemporaryDirectory()))
+    folder = home / "notebooks"
+    folder.mkdir()
+    code = "import time, rwp_edu\nlab, other = (rwp_edu.lab.race(pace=0, steps=10000) for _ in range(2))\nlab"
+    cell = {"cell_type": "code", "id": "race", "metadata": {}, "source": code, "outputs": [], "execution_count": None}
+    spec = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    notebook = {"cells": [cell], "metadata": spec, "nbformat": 4, "nbformat_minor": 5}
+    (folder / "race.ipynb").write_text(json.dumps(notebook))
+    page = stack.enter_context(lab.browser())
+    lab.open_notebook(page, stack.enter_context(lab.jupyter(folder, home)), "race.ipynb")
+    page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
+
+    def counted() -> tuple[int, float]:
+        updates, seconds = lab.python(page, "print(lab._run.updates, time.perf_counter())").split()
+        return int(updates), float(seconds)
+
+    def watched() -> float:
+        lab.python(page, "lab.reset(); lab.screen.start.click()")
+        page.wait_for_timeout(500)
+        first, began = counted()
+        page.wait_for_timeout(2000)
+        last, ended = counted()
+        lab.python(page, "lab.screen.pause.click()")
+        return (last - first) / (ended - began)
+
+    def headless() -> float:
+        return float(
+            lab.python(page, "t = time.perf_counter(); other.reset(); other.run(300); print(300 / (time.perf_counter() - t))")
+        )
+
+    return watched, headless
+
+
 ROWS = (
     Row(
         "40 runs at once, against plain SGD",
@@ -119,7 +173,7 @@ ROWS = (
         "CPU time per run and update, on one thread",
         ">= 2",
         20,
-        lambda: (one_by_one([Loop(seed) for seed in range(8)], Loop.plain), race()),
+        lambda _: (one_by_one([Loop(seed) for seed in range(8)], Loop.plain), race()),
     ),
     Row(
         "40 runs at once, against the same runs",
@@ -129,7 +183,7 @@ ROWS = (
         "CPU time per run and update, on one thread",
         ">= 5",
         20,
-        lambda: (one_by_one([Loop(0, method) for method in Settings().methods], Loop.perturbed), race()),
+        lambda _: (one_by_one([Loop(0, method) for method in Settings().methods], Loop.perturbed), race()),
     ),
     Row(
         "import",
@@ -139,7 +193,18 @@ ROWS = (
         "CPU time in a fresh process",
         "<= 1.1",
         7,
-        lambda: (importing("rwp_edu, rwp_edu.optim, rwp_edu.training"), importing("torch")),
+        lambda _: (importing("rwp_edu, rwp_edu.optim, rwp_edu.training"), importing("torch")),
+    ),
+    Row(
+        "live race with the screen open",
+        "live in JupyterLab as fast as it goes, watched in Chromium on the same machine",
+        "headless in the same kernel",
+        "/s",
+        "updates of 40 runs per second, wall time",
+        ">= 0.5",
+        5,
+        screen,
+        no_browser,
     ),
 )
 
@@ -150,22 +215,29 @@ def measure(rows: tuple[Row, ...] = ROWS, quick: bool = False) -> list[dict[str,
 
 
 def measure_row(row: Row, pairs: int) -> dict[str, Any]:
-    measure_a, measure_b = row.prepare()
-    measure_a(), measure_b()
-    measured = [(measure_a(), measure_b()) for _ in range(pairs)]
-    first, ratio, third = statistics.quantiles((a / b for a, b in measured), n=4, method="inclusive")
-    sign, _, bound = row.goal.partition(" ")
-    return {
+    described = {
         "name": row.name,
         "what_a": row.a,
         "what_b": row.b,
         "what": row.what,
         "unit": row.unit,
+        "goal": row.goal or None,
+    }
+    if lacking := row.lacks():
+        return {**described, "skipped": lacking}
+    with ExitStack() as stack:
+        measure_a, measure_b = row.prepare(stack)
+        measure_a(), measure_b()
+        measured = [(measure_a(), measure_b()) for _ in range(pairs)]
+    first, ratio, third = statistics.quantiles((a / b for a, b in measured), n=4, method="inclusive")
+    sign, _, bound = row.goal.partition(" ")
+    return {
+        **described,
+        "skipped": None,
         "a": statistics.median(a for a, _ in measured),
         "b": statistics.median(b for _, b in measured),
         "ratio": ratio,
         "quartiles": [first, third],
         "pairs": pairs,
-        "goal": row.goal or None,
         "met": COMPARE[sign](ratio, float(bound)) if sign else None,
     }

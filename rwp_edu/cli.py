@@ -239,8 +239,9 @@ def settings_of(arguments: Namespace) -> Any:
 
 def train(arguments: Namespace) -> int:
     with checked():
-        from rwp_edu.training import Run
+        from rwp_edu.training import Run, keep_freed_memory
 
+        keep_freed_memory()
         settings = settings_of(arguments)
         folder = writable(arguments.out, "--out") if arguments.out is not None else None
         run = Run(settings, arguments.device)
@@ -255,6 +256,7 @@ def train(arguments: Namespace) -> int:
                 bar.update(run.updates - bar.n)
     except KeyboardInterrupt:
         interrupted = True
+        run.write()
     record = run.record
     try:
         if folder:
@@ -266,9 +268,7 @@ def train(arguments: Namespace) -> int:
         else:
             print(table_of(record, run.device))
     if interrupted:
-        note(
-            f"interrupted in update {run.updates + 1} of {settings.steps}; the results are those of update {record.rows[-1]['updates']}"
-        )
+        note(f"interrupted; the results are those of update {run.updates} of {settings.steps}")
     return INTERRUPTED if interrupted else 0
 
 
@@ -322,14 +322,18 @@ def table_of(record: Any, device: Any) -> str:
 
 def bench(arguments: Namespace) -> int:
     from rwp_edu.bench import measure
+    from rwp_edu.training import keep_freed_memory
 
+    keep_freed_memory()
     results = measure(quick=arguments.quick)
     if arguments.json:
         print_json({"version": __version__, "results": results})
         return 0
     heads = ("figure", "A", "B", "A / B", "quartiles", "pairs", "goal", "met")
     rows = [
-        (
+        (r["name"], *["-"] * 6, r["skipped"])
+        if r["skipped"]
+        else (
             r["name"],
             f"{r['a']:.0f} {r['unit']}",
             f"{r['b']:.0f} {r['unit']}",

@@ -114,7 +114,11 @@ def _acts_on(mark: Mark, entrant: Entrant) -> bool:
 
 
 def traces(
-    record: Record, x: str = "updates", smoothing: float = 0.0, shown: tuple[str, ...] | None = None, ghost: Record | None = None
+    record: Record,
+    x: str = "updates",
+    smoothing: float = 0.0,
+    shown: tuple[str, ...] | None = None,
+    ghost: Record | None = None,
 ) -> list[dict]:
     """Per panel: for each entrant its former run (faint), the band of one standard deviation over seeds and the mean, then
     marks. The number and order of traces depend on the entrants only, so a live screen may update the arrays in place."""
@@ -149,7 +153,11 @@ def traces(
             if entrant in shown and len(across):
                 where = [(m.update, "diamond-open", mark_text(m)) for m in marks if _acts_on(m, Entrant.parse(entrant))]
                 ended = record.diverged[e][record.diverged[e] >= 0]
-                where += [(ended.max(), "x", f"{label}: {len(ended)} of {record.settings.seeds} runs diverged")] if len(ended) else []
+                where += (
+                    [(ended.max(), "x", f"{label}: {len(ended)} of {record.settings.seeds} runs diverged")]
+                    if len(ended)
+                    else []
+                )
                 for update, symbol, text in where:
                     at = np.interp(update, record.updates[there], across)
                     points["x"].append(at)

@@ -90,7 +90,8 @@ class PerturbedOptimizer(Optimizer):
     def _own(self, group: dict[str, Any]) -> dict[str, Any]:
         """The method's hyper-parameters in a parameter group, or an error that names what is allowed."""
         return {
-            key: methods.PARAMETERS[key].parse(group.get(key, self.defaults[key])) for key in methods.get(self.method).parameters
+            key: methods.PARAMETERS[key].parse(group.get(key, self.defaults[key]))
+            for key in methods.get(self.method).parameters
         }
 
     def _hyper(self, w: Tensor) -> dict[str, Any]:
@@ -210,7 +211,9 @@ def _checked_loss(loss: Any, name: str) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TypeError(f"the closure given to {name}.step must return the loss, a tensor with one element; got {loss!r}")
     if not torch.isfinite(loss.detach()):
-        raise FloatingPointError(f"the loss is {loss.item()} at a point that {name} asked for; the weights are as before this step")
+        raise FloatingPointError(
+            f"the loss is {loss.item()} at a point that {name} asked for; the weights are as before this step"
+        )
     return loss
 
 
@@ -227,7 +230,9 @@ def _flat_gradient(parameters: list[Tensor], layout: Layout, like: Tensor, name:
 class _Guard:
     """Puts the weights back bit for bit at the end of a step; after a failure also buffers, gradients and random states."""
 
-    def __init__(self, optimizer: PerturbedOptimizer, parameters: list[Tensor], layout: Layout, w: Tensor, everything: list[Tensor]):
+    def __init__(
+        self, optimizer: PerturbedOptimizer, parameters: list[Tensor], layout: Layout, w: Tensor, everything: list[Tensor]
+    ):
         self.everything = everything
         self.optimizer, self.parameters, self.layout, self.w = optimizer, parameters, layout, w
         self.cuda = [w.device] if w.device.type == "cuda" else []
@@ -303,7 +308,9 @@ class _Guard:
 def _optimizer_class(name: str, row: methods.Method) -> type[PerturbedOptimizer]:
     empty, keyword = inspect.Parameter.empty, inspect.Parameter.KEYWORD_ONLY
     doc = inspect.getdoc(row.function)
-    hyper = "\n".join(f"    {key}: {methods.PARAMETERS[key].meaning}; {methods.PARAMETERS[key].allowed}." for key in row.parameters)
+    hyper = "\n".join(
+        f"    {key}: {methods.PARAMETERS[key].meaning}; {methods.PARAMETERS[key].allowed}." for key in row.parameters
+    )
     own = type(name, (PerturbedOptimizer,), {"method": row.name, "__module__": __name__})
     own.__doc__ = f"{doc}\n\nArgs:\n    base: an instance of a torch optimizer.\n{hyper}\n    seed: of the noise.\n"
     own.__signature__ = inspect.Signature(

@@ -48,8 +48,10 @@ class Parameter:
         """The allowed values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
-        number = "a whole number" if self.type is int else "a finite number"
-        return f"{number} >= {self.low:g}" if self.high == math.inf else f"{number} from {self.low:g} to {self.high:g}"
+        number, form = ("a whole number", ".0f") if self.type is int else ("a finite number", "g")
+        if self.high == math.inf:
+            return f"{number} >= {self.low:{form}}"
+        return f"{number} from {self.low:{form}} to {self.high:{form}}"
 
     def parse(self, value: Any) -> Any:
         """``value`` in the right type, or a ``ValueError`` that names what is allowed.

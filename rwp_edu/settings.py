@@ -81,13 +81,13 @@ class Entrant:
         return cls(name, tuple(own.items()))
 
     def __str__(self) -> str:
-        return ":".join((self.method, *(f"{k}={v:g}" if isinstance(v, float) and float(f"{v:g}") == v else f"{k}={v}" for k, v in self.own)))
+        return ":".join(
+            (self.method, *(f"{k}={v:g}" if isinstance(v, float) and float(f"{v:g}") == v else f"{k}={v}" for k, v in self.own))
+        )
 
     @property
     def label(self) -> str:
-        pins = ", ".join(
-            f"{PARAMETERS[k].symbol or k} {v:g}" if isinstance(v, (int, float)) else str(v) for k, v in self.own
-        )
+        pins = ", ".join(f"{PARAMETERS[k].symbol or k} {v:g}" if isinstance(v, (int, float)) else str(v) for k, v in self.own)
         return methods.get(self.method).label + (f" ({pins})" if pins else "")
 
 
@@ -156,9 +156,7 @@ class Settings:
 
     def changed(self) -> dict[str, Any]:
         """The values that differ from the defaults."""
-        return {
-            f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default
-        }
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
 
     def to_json(self) -> str:
         return json.dumps(dataclasses.asdict(self))

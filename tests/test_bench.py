@@ -10,14 +10,14 @@ from rwp_edu.methods import METHODS
 
 def row(a, b, goal=""):
     """A row whose measurements are made up: one unmeasured pair, then as many as asked for."""
-    return Row("made up", "this", "that", "s", "seconds", goal, 4, lambda: (iter(a).__next__, iter(b).__next__))
+    return Row("made up", "this", "that", "s", "seconds", goal, 4, lambda _: (iter(a).__next__, iter(b).__next__))
 
 
 def test_ratios_are_paired_and_the_first_pair_is_not_counted():
     calls = []
     a, b = iter((100.0, 2.0, 4.0, 6.0, 8.0)), iter((1.0, 1.0, 1.0, 2.0, 2.0))
     made_up = Row(
-        "", "", "", "s", "", "", 4, lambda: (lambda: calls.append("A") or next(a), lambda: calls.append("B") or next(b))
+        "", "", "", "s", "", "", 4, lambda _: (lambda: calls.append("A") or next(a), lambda: calls.append("B") or next(b))
     )
     (found,) = measure((made_up,))
     assert calls == ["A", "B"] * 5

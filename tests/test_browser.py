@@ -87,7 +87,7 @@ def test_race(page):
 
 
 def test_error_in_the_status_line(page):
-    page.get_by_text('the problem (acts at Reset)').first.click()
+    page.get_by_text("the problem (acts at Reset)").first.click()
     for title, key in (("training images", "Home"), ("images per batch", "End")):
         handle = slider(page, title)
         handle.focus()
@@ -104,7 +104,10 @@ def test_methods_presets_and_axes(page):
     page.locator(".rwp-lab button:has-text('gradients')").first.click()
     until(page, "document.querySelector('.rwp-lab .js-plotly-plot').layout.xaxis3.title.text.includes('gradient evaluations')")
     page.locator(".rwp-lab select").filter(has_text="Too much noise").first.select_option(label="Too much noise")
-    until(page, f"{STATUS}.includes('ready') && document.querySelector('.rwp-lab .rwp-question')?.innerText.includes('twice as large')")
+    until(
+        page,
+        f"{STATUS}.includes('ready') && document.querySelector('.rwp-lab .rwp-question')?.innerText.includes('twice as large')",
+    )
     assert python(page, "print(lab.record.entrants, lab.state.sigma)").strip().endswith("0.2")
     until(page, "document.querySelector('.rwp-lab .js-plotly-plot').data.some(t => t.name === 'm-RWP (λ 0.3)')")
 

@@ -197,13 +197,13 @@ def test_ctrl_c_keeps_what_there_is(call, tmp_path, monkeypatch, as_json):
 
     monkeypatch.setattr(training.Run, "step", interrupted)
     status, out, err = call(*SMALL, "--methods", "sgd,rwp", "--out", tmp_path, *(["--json"] if as_json else []))
-    assert status == 130 and "interrupted in update 14 of 20; the results are those of update 10" in err
+    assert status == 130 and "interrupted; the results are those of update 13 of 20" in err
     if as_json:
         told = strict_json(out)
-        assert told["interrupted"] is True and [row["updates"] for row in told["results"]] == [10, 10]
+        assert told["interrupted"] is True and [row["updates"] for row in told["results"]] == [13, 13]
     else:
-        assert "10 updates" in out and re.search(r"^rwp ", out, re.MULTILINE)
-    assert Record.load(tmp_path / "record.json").updates.tolist() == [0, 10]
+        assert "13 updates" in out and re.search(r"^rwp ", out, re.MULTILINE)
+    assert Record.load(tmp_path / "record.json").updates.tolist() == [0, 10, 13]
     assert (tmp_path / "results.csv").read_text().count("\n") == 3
 
 
@@ -227,7 +227,7 @@ def test_a_real_ctrl_c(tmp_path):
             shown += process.stderr.read(1) or pytest.fail(shown)
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and err.splitlines()[-1].startswith("rwp-edu: interrupted in update")
+    assert process.returncode == 130 and err.splitlines()[-1].startswith("rwp-edu: interrupted; the results")
     assert re.search(r"^sgd ", out, re.MULTILINE) and Record.load(tmp_path / "record.json").updates[-1] > 0
 
 

@@ -647,7 +647,9 @@ def test_nothing_to_train(name):
 
 def test_wrapping_the_same_base_again_takes_the_new_values():
     p = torch.nn.Parameter(torch.ones(2))
-    base = torch.optim.SGD([{"params": [p], "lr": 0.1}, {"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.1, "sigma": 0.7}])
+    base = torch.optim.SGD(
+        [{"params": [p], "lr": 0.1}, {"params": [torch.nn.Parameter(torch.ones(1))], "lr": 0.1, "sigma": 0.7}]
+    )
     optim.RWP(base, sigma=0.1)
     again = optim.RWP(base, sigma=0.2)
     assert [group["sigma"] for group in again.param_groups] == [0.2, 0.7]

@@ -55,7 +55,12 @@ def test_marks_are_on_the_curves_they_act_on(record):
 
 
 def test_a_dragged_slider_leaves_one_mark():
-    marks = [Mark(50, "sigma", 0.1, 0.11), Mark(52, "rho", 0.4, 0.5), Mark(53, "sigma", 0.11, 0.15), Mark(90, "sigma", 0.15, 0.1)]
+    marks = [
+        Mark(50, "sigma", 0.1, 0.11),
+        Mark(52, "rho", 0.4, 0.5),
+        Mark(53, "sigma", 0.11, 0.15),
+        Mark(90, "sigma", 0.15, 0.1),
+    ]
     assert figures.merged(marks, 5) == [Mark(53, "sigma", 0.1, 0.15), Mark(52, "rho", 0.4, 0.5), Mark(90, "sigma", 0.15, 0.1)]
     assert figures.merged([Mark(1, "sigma", 0.1, 0.2), Mark(2, "sigma", 0.2, 0.1)], 5) == []
 

@@ -82,7 +82,9 @@ def browser(width: int = 1400, height: int = 1100):
 def open_notebook(page, url: str, name: str, theme: str = "") -> None:
     """Open a notebook in single-document mode, wait for its kernel and run all cells."""
     page.goto(f"{url}/doc/tree/{name}?token={TOKEN}&reset")
-    page.wait_for_function("window.jupyterapp && jupyterapp.shell.currentWidget && jupyterapp.shell.currentWidget.sessionContext")
+    page.wait_for_function(
+        "window.jupyterapp && jupyterapp.shell.currentWidget && jupyterapp.shell.currentWidget.sessionContext"
+    )
     page.evaluate("jupyterapp.restored")
     page.wait_for_function("jupyterapp.shell.currentWidget.sessionContext.session?.kernel?.status === 'idle'")
     if theme:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from rwp_edu.lab import words
 from rwp_edu.lab.state import PRESETS, RaceState
 from rwp_edu.parameters import unknown
 from rwp_edu.settings import LIVE, Settings
-from rwp_edu.training import Record, Run
+from rwp_edu.training import Record, Run, keep_freed_memory
 
 HEADLESS = "RWP_EDU_HEADLESS_STEPS"
 _SETTINGS = tuple(Settings.__dataclass_fields__)
@@ -108,6 +109,8 @@ class Race:
             self._run.advance(self._run.settings.steps - self._run.updates if steps is None else steps)
         except BaseException as error:
             self.status = f"stopped by {type(error).__name__}: {error}".rstrip(": ")
+            with suppress(Exception):  # what was trained so far is recorded, if it can be
+                self._run.write()
             self._changed()
             raise
         self.status = "finished" if self._run.finished else "paused"
@@ -142,4 +145,5 @@ class Race:
 
 def race(state: RaceState | None = None, **changes: Any) -> Race:
     """Open the race lab: ``race(sigma=0.15, methods="sgd,rwp,m-rwp")``. An unknown or impossible value names what is allowed."""
+    keep_freed_memory()
     return Race((state or RaceState()).replace(**changes))

@@ -14,6 +14,7 @@ from copy import deepcopy
 from typing import Any
 
 import ipywidgets as w
+import numpy as np
 import plotly.graph_objects as go
 
 from rwp_edu import figures, methods
@@ -27,7 +28,8 @@ PERTURBATION = ("kind", "law", "sigma", "rho", "lam", "k")
 TRAINING = ("lr", "weight_decay", "schedule", "momentum")
 PROBLEM = ("seeds", "train", "label_noise", "width", "batch", "steps", "seed")
 PACES = {"slow: 5 updates/s": 5, "20 updates/s": 20, "100 updates/s": 100, "as fast as it goes": 0}
-DRAW_EVERY, SLICE = 0.1, 0.03
+SLICE = 0.03  # seconds of training between two looks at what was asked for
+DRAW_EVERY, DRAW_EVERY_AT_FULL_SPEED = 0.1, 0.25
 
 STYLE = """<style>
 .rwp-lab .main-svg text {fill: var(--jp-ui-font-color1, #7d7d7d) !important}
@@ -118,7 +120,7 @@ class Control:
     def show(self, value: Any) -> None:
         if isinstance(self.input, (w.IntSlider, w.FloatSlider)) and value > self.input.max:
             self.input.max = value
-        if self.input.value != value:
+        if self._plain(self.input.value) != value:  # else a correction in the 16th digit would fight the hand on the slider
             self.input.value = value
 
 
@@ -138,7 +140,9 @@ class Screen:
         self.running = False
         self._clock = (0.0, 0)
         state = race.state
-        self.controls = {name: Control(PARAMETERS[name], getattr(state, name), self._store) for name in (*PERTURBATION, *TRAINING, *PROBLEM)}
+        self.controls = {
+            name: Control(PARAMETERS[name], getattr(state, name), self._store) for name in (*PERTURBATION, *TRAINING, *PROBLEM)
+        }
         self._buttons()
         self.chips = w.HBox(layout={"flex_flow": "row wrap", "margin": "0"})
         self.figure = go.FigureWidget(race.figure)
@@ -198,7 +202,9 @@ class Screen:
                      layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
         code = w.VBox([w.HBox([self.coded, w.HTML(COPY)]), self.code])
         code.add_class("rwp-code")
-        extras = w.Accordion([code, w.VBox([self.setting, self.save])], titles=["copy as code", "setting and record"], selected_index=None)
+        extras = w.Accordion(
+            [code, w.VBox([self.setting, self.save])], titles=["copy as code", "setting and record"], selected_index=None
+        )
         body = w.HBox([left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
         box = w.VBox([w.HTML(STYLE), top, self.chips, self.question, body, self.status, extras])
         box.add_class("rwp-lab")
@@ -220,7 +226,9 @@ class Screen:
             cost = methods.get(entrant.method).cost(k=state.of(entrant)["k"])
             together = " at once" if cost.rounds == 1 and cost.points > 1 else " one after another" if cost.rounds > 1 else ""
             tip = f"{methods.get(entrant.method).formula}: {cost.points} gradient{'s' * (cost.points > 1)} per update{together}"
-            toggle = w.ToggleButton(value=name in state.methods, description=f"{entrant.label}  {cost}", tooltip=tip, layout={"width": "auto"})
+            toggle = w.ToggleButton(
+                value=name in state.methods, description=f"{entrant.label}  {cost}", tooltip=tip, layout={"width": "auto"}
+            )
             toggle.observe(lambda change, name=name: self._store("toggle", (name, change["new"])), names="value")
             line = w.HTML(figures.swatch(name, names), layout={"margin": "2px 0 2px 6px"})
             chip = w.HBox([line, toggle], layout={"align_items": "center"})
@@ -240,8 +248,9 @@ class Screen:
         if self._loop is not None and not self._loop.is_closed() and self._event is not None:
             self._loop.call_soon_threadsafe(self._event.set)
 
-    def _obey(self) -> None:
-        race = self.race
+    def _obey(self) -> bool:
+        """Apply what was asked for; was there anything?"""
+        race, anything = self.race, bool(self._asked)
         while self._asked:
             name, value = self._asked.pop(0)
             self._error = ""
@@ -260,7 +269,9 @@ class Screen:
                 case "preset":
                     self._stop("ready")
                     race.preset(value)
-                    self.question.value = f"<div class='rwp-question'><b>{PRESETS[value].title}.</b> {PRESETS[value].question}</div>"
+                    self.question.value = (
+                        f"<div class='rwp-question'><b>{PRESETS[value].title}.</b> {PRESETS[value].question}</div>"
+                    )
                 case "save":
                     race.status = f"saved as {race.save()}"
                 case "coded":
@@ -270,6 +281,7 @@ class Screen:
                     race.set(methods=tuple(m for m in race.state.methods if m != method) + ((method,) if on else ()))
                 case _:
                     race.set(**{name: value})
+        return anything
 
     def _begin(self) -> None:
         global _running
@@ -305,14 +317,16 @@ class Screen:
         next_draw = 0.0
         while True:
             try:
-                self._obey()
+                if self._obey():
+                    next_draw = 0.0
                 if self.running:
                     self._train()
                 if not self.running or time.perf_counter() > next_draw:
                     began = time.perf_counter()
                     self.draw()
                     now = time.perf_counter()
-                    next_draw = now + max(DRAW_EVERY, 4 * (now - began))
+                    pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
+                    next_draw = now + max(pause, 4 * (now - began))
                 if not self.running:
                     self._remember()
             except Exception as error:
@@ -388,7 +402,16 @@ class Screen:
         race = self.race
         view = race._view()
         marks = race.record.marks
-        now = (id(race.record), len(race.record.rows), len(marks), marks[-1:], race.shown, view["x"], view["smoothing"], id(view["ghost"]))
+        now = (
+            id(race.record),
+            len(race.record.rows),
+            len(marks),
+            marks[-1:],
+            race.shown,
+            view["x"],
+            view["smoothing"],
+            id(view["ghost"]),
+        )
         if now == self._drawn:
             return
         data = figures.traces(race.record, **view)
@@ -398,7 +421,8 @@ class Screen:
             if self._drawn is None or self._drawn[0] != now[0]:
                 self._same_structure(data)
             for old, new in zip(self.figure.data, data):
-                old.x, old.y = new["x"], new["y"]
+                if not (np.array_equal(old.x, new["x"]) and np.array_equal(old.y, new["y"])):
+                    old.x, old.y = new["x"], new["y"]
                 if "visible" in new and old.visible != new["visible"]:
                     old.visible = new["visible"]
                 if new["mode"] == "markers":

@@ -15,7 +15,9 @@ VIEW: dict[str, Parameter] = {
     for row in (
         Parameter("x", "", "updates", "horizontal axis", choices=tuple(X_AXES)),
         Parameter("smoothing", "", 0.0, "moving average over the records; 0 is off", high=0.95, slider=(0.0, 0.95), step=0.05),
-        Parameter("pace", "", 20, "updates per second while it runs live; 0 is as fast as it goes", high=10_000, slider=(0, 200)),
+        Parameter(
+            "pace", "", 20, "updates per second while it runs live; 0 is as fast as it goes", high=10_000, slider=(0, 200)
+        ),
     )
 }
 
@@ -68,7 +70,9 @@ class Preset:
 
 
 PRESETS: dict[str, Preset] = {
-    "noisy-labels": Preset("Noisy labels", "Three labels in ten are random. Who learns the digits, and who learns the mistakes?", {}),
+    "noisy-labels": Preset(
+        "Noisy labels", "Three labels in ten are random. Who learns the digits, and who learns the mistakes?", {}
+    ),
     "too-much-noise": Preset(
         "Too much noise",
         "σ is twice as large as RWP can bear. What does mixing in a clean gradient change?",

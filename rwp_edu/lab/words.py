@@ -32,7 +32,11 @@ def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
         gap = accuracy[first] - accuracy[second]
         if len(gap) > 1:
             error = gap.std(ddof=1) / math.sqrt(len(gap))
-            text += ": " + ("too close to call" if gap.mean() < 2.5 * error else "a clear lead") + f" (paired difference {_percent(gap)})"
+            text += (
+                ": "
+                + ("too close to call" if gap.mean() < 2.5 * error else "a clear lead")
+                + f" (paired difference {_percent(gap)})"
+            )
     text += "."
     text += "".join(f" {label[e]}: {_percent(accuracy[e])} for {cost[e]}." for e in others[1:] if record.entrants[e] == "sgd")
     learnt = last["wrong_labels_learnt"]
@@ -40,7 +44,9 @@ def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
         most = max(rows, key=lambda e: learnt[e].mean())
         if most != first:
             text += f" {label[most]} has learnt {100 * learnt[most].mean():.0f} % of the wrong labels, {label[first]} {100 * learnt[first].mean():.0f} %."
-    lost = [f"{label[e]} ({(record.diverged[e] >= 0).sum()} of {len(accuracy[e])})" for e in rows if (record.diverged[e] >= 0).any()]
+    lost = [
+        f"{label[e]} ({(record.diverged[e] >= 0).sum()} of {len(accuracy[e])})" for e in rows if (record.diverged[e] >= 0).any()
+    ]
     return text + (f" Diverged and frozen: {', '.join(lost)}." if lost else "")
 
 
@@ -56,12 +62,22 @@ def code(settings: Settings, entrant: str) -> str:
         from rwp_edu.optim import OPTIMIZERS
 
         name = OPTIMIZERS[row.name].__name__
-        hyper = "".join(f", {key}={values[key]!r}" for key in row.parameters if values[key] != methods.PARAMETERS[key].default or key in ("sigma", "rho"))
+        hyper = "".join(
+            f", {key}={values[key]!r}"
+            for key in row.parameters
+            if values[key] != methods.PARAMETERS[key].default or key in ("sigma", "rho")
+        )
         imports = f"from rwp_edu.optim import {name}\n"
         optimizer = f"optimizer = {name}(\n    {base}{hyper}, seed={settings.seed}\n)"
-        step = "optimizer.step(loss_on(*problem.draw()), loss_on(*problem.draw(1)))" if two else "optimizer.step(loss_on(*problem.draw()))"
+        step = (
+            "optimizer.step(loss_on(*problem.draw()), loss_on(*problem.draw(1)))"
+            if two
+            else "optimizer.step(loss_on(*problem.draw()))"
+        )
     schedule = (
-        f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={settings.steps})\n" if settings.schedule == "cosine" else ""
+        f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={settings.steps})\n"
+        if settings.schedule == "cosine"
+        else ""
     )
     loop = (
         f"    {step}\n"

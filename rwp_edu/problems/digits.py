@@ -36,7 +36,9 @@ def read(path: Path | None = None) -> tuple[Tensor, Tensor]:
     if hashlib.sha256(found.read_bytes()).hexdigest() != SHA256:
         raise ValueError(f"{found} is damaged (its SHA-256 is not {SHA256[:12]}...): {remedy}")
     with np.load(found) as data:
-        return torch.from_numpy(data["images"].reshape(-1, 64).astype(np.float32)), torch.from_numpy(data["labels"].astype(np.int64))
+        return torch.from_numpy(data["images"].reshape(-1, 64).astype(np.float32)), torch.from_numpy(
+            data["labels"].astype(np.int64)
+        )
 
 
 @cache
