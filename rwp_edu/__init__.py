@@ -15,6 +15,7 @@ _MODULES = (
     "parameters",
     "points",
     "problems",
+    "schedules",
     "settings",
     "training",
 )

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fractions import Fraction
 from time import perf_counter
 from typing import Any
 
@@ -16,7 +17,6 @@ import torch
 from torch import Tensor
 
 from rwp_edu.methods import METHODS
-from rwp_edu.noise import Noise
 from rwp_edu.points import At, Conversation, Layout
 
 Gradients = Callable[[list[At], list["Group"]], list[Tensor]]
@@ -26,24 +26,24 @@ Gradients = Callable[[list[At], list["Group"]], list[Tensor]]
 class Group:
     """Runs of one entrant, one per seed: a method, its hyper-parameters, its noise generators and its memory.
 
-    ``points`` and ``seconds`` count what the group has asked for (gradient evaluations of one run) and how long it took:
-    its own work plus its share, by points, of the batched gradient calls. ``displacement`` is ‖e‖/‖w‖ of the farthest
-    point of the latest update (shape ``(R,)``), kept when ``update`` is told to measure.
+    ``work`` and ``seconds`` count what the group has asked for (gradients of a whole batch, of one run) and how long it
+    took: its own work plus its share of the batched gradient calls. ``displacement`` is ‖e‖/‖w‖ of the farthest
+    point of the latest update (shape ``(R,)``), kept when ``update`` is told to measure. ``hyper`` are the values of this update,
+    ``settings`` those from which a schedule makes them.
     """
 
     method: str
     hyper: dict[str, Any]
     generators: list[torch.Generator]
     memory: dict[str, Any] = field(default_factory=dict)
-    points: int = 0
+    work: Fraction = Fraction(0)
     seconds: float = 0.0
     displacement: Tensor | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
 
     def start(self, w: Tensor, layout: Layout) -> Conversation:
-        row, hyper = METHODS[self.method], self.hyper
-        kind = row.kind if hyper["kind"] == "published" else hyper["kind"]
-        noise = Noise(layout, self.generators, hyper["sigma"], kind, hyper["law"]) if kind else None
-        return row.start(w, **{**hyper, "noise": noise, "memory": self.memory})
+        row = METHODS[self.method]
+        return row.start(w, **row.equip(layout, self.generators, self.memory, self.hyper))
 
 
 def update(w: list[Tensor], groups: list[Group], layout: Layout, gradients: Gradients, measure: bool = False) -> list[Tensor]:
@@ -71,11 +71,12 @@ def update(w: list[Tensor], groups: list[Group], layout: Layout, gradients: Grad
             break
         began = perf_counter()
         found = iter(gradients(points, [groups[i] for i in asked for _ in asked[i]]))
-        share = (perf_counter() - began) / len(points)
+        share = (perf_counter() - began) / float(sum(Fraction(1, at.of) for at in points))
         for i, own in asked.items():
             answers[i] = [next(found) for _ in own]
-            groups[i].points += len(own)
-            groups[i].seconds += share * len(own)
+            work = sum(Fraction(1, at.of) for at in own)
+            groups[i].work += work
+            groups[i].seconds += share * float(work)
     for i, moved in largest.items():
         groups[i].displacement = moved / torch.linalg.vector_norm(w[i], dim=1)
     return [combined[i] for i in range(len(groups))]

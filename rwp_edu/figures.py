@@ -21,8 +21,18 @@ LOOKS: dict[str, tuple[str, str]] = {
     "rwp": ("#2E8BC9", "solid"),
     "m-rwp": ("#009E73", "dashdot"),
     "nso": ("#CC79A7", "dot"),
+    "arwp": ("#56B4E9", "dash"),
+    "m-arwp": ("#44AA99", "dot"),
+    "a-rwp": ("#9A7BD9", "solid"),
+    "lpf-sgd": ("#2E8BC9", "dot"),
+    "usam": ("#D55E00", "dot"),
+    "asam": ("#E69F00", "solid"),
+    "fsam": ("#E69F00", "dash"),
+    "gsam": ("#B58900", "dashdot"),
+    "rsam": ("#C2554D", "solid"),
+    "bsam": ("#A05195", "dash"),
 }
-SPARE = ("#E69F00", "longdash")
+SPARE = ("#8a8a8a", "longdash")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
 X_AXES = {"updates": "updates", "gradients": "gradient evaluations per run", "seconds": "seconds (share of the race)"}
@@ -110,7 +120,7 @@ def mark_text(mark: Mark) -> str:
 
 def _acts_on(mark: Mark, entrant: Entrant) -> bool:
     training = mark.name not in methods.PARAMETERS
-    return (training or mark.name in methods.get(entrant.method).parameters) and mark.name not in dict(entrant.own)
+    return (training or mark.name in methods.get(entrant.method).parameters) and mark.name not in entrant.pins
 
 
 def traces(
@@ -252,7 +262,7 @@ def _points_per_update(record: Record, e: int) -> float:
     if done:
         return float(record.gradient_evaluations[-1, e] / done)
     entrant = Entrant.parse(record.entrants[e])
-    return methods.get(entrant.method).cost(k=record.settings.of(entrant)["k"]).points
+    return methods.get(entrant.method).cost(k=record.settings.of(entrant)["k"]).work
 
 
 def race(record: Record, **options: Any):

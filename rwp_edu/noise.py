@@ -3,10 +3,13 @@
     u = sigma * s(w) * z,     z_i ~ law, independent
 
 ``isotropic``:   s = 1.
+``layer-wise``:  s = ||W||_2 for every entry of a parameter W, norm of the whole parameter.
 ``filter-wise``: s = ||w_j||_2 for every entry of filter j; a bias or norm vector is one filter. So the standard
                  deviation *per entry* is sigma * ||w_j||, and the filter moves by about sigma * sqrt(d) of its own norm
                  (d entries), as in the released code of LPF-SGD (2201.08025) and RWP (2211.11489, 2404.00357).
                  A filter of zeros gets no noise.
+
+``perturb="matrices"`` leaves out parameters with fewer than two dimensions (biases, norm gains); the released code perturbs all.
 
 The global random state is never touched: every run owns its generators (:func:`generator`).
 """
@@ -65,8 +68,21 @@ def _filter_wise(z: Tensor, w: Tensor, layout: Layout) -> Tensor:
     return z
 
 
+def _matrices_only(z: Tensor, layout: Layout) -> None:
+    for view, shape in zip(layout.split(z), layout.shapes):
+        if len(shape) < 2:
+            view.zero_()
+
+
+def _layer_wise(z: Tensor, w: Tensor, layout: Layout) -> Tensor:
+    for z_rows, w_rows in zip(layout.filters(z), layout.filters(w)):
+        z_rows.mul_(torch.linalg.vector_norm(w_rows, dim=(-2, -1), keepdim=True))
+    return z
+
+
 KINDS: dict[str, Callable[[Tensor, Tensor, Layout], Tensor]] = {
     "isotropic": lambda z, w, layout: z,
+    "layer-wise": _layer_wise,
     "filter-wise": _filter_wise,
 }
 
@@ -78,11 +94,12 @@ class Noise:
         self,
         layout: Layout,
         generators: Sequence[torch.Generator],
-        sigma: float | Tensor,
+        sigma: float | Tensor = 1.0,
         kind: str = "isotropic",
         law: str = "gaussian",
+        perturb: str = "all",
     ):
-        self.layout, self.generators, self.sigma = layout, generators, sigma
+        self.layout, self.generators, self.sigma, self.perturb = layout, generators, sigma, perturb
         self.scale, self.draw = KINDS[kind], LAWS[law]
 
     def __call__(self, w: Tensor) -> Tensor:
@@ -92,4 +109,6 @@ class Noise:
             raise ValueError(f"{len(rows)} rows of weights need as many generators, got {len(self.generators)}")
         for row, g in zip(rows, self.generators):
             self.draw(row, g)
+        if self.perturb == "matrices":
+            _matrices_only(z, self.layout)
         return self.scale(z, w, self.layout).mul_(self.sigma)

@@ -30,7 +30,7 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 
 from rwp_edu import methods
-from rwp_edu.noise import Noise, generator
+from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
 from rwp_edu.points import At, Layout, drive
 
@@ -65,7 +65,8 @@ class PerturbedOptimizer(Optimizer):
                 raise unknown(f"parameter of {name}", key, (*row.parameters, "seed"))
         self.base, self.seed, self.memory = base, int(seed), {}
         self._generator: torch.Generator | None = None
-        own = {key: hyper.get(key, methods.PARAMETERS[key].default) for key in row.parameters}
+        self._sizes: tuple[int, ...] = ()
+        own = {key: hyper.get(key, row.default(key)) for key in row.parameters}
         self.defaults = {**base.defaults, **own}
         for group, keys in getattr(base, "_filled_by_rwp_edu", ()):  # wrapped before: forget that wrapper's defaults
             for key in keys:
@@ -110,20 +111,13 @@ class PerturbedOptimizer(Optimizer):
                 raise ValueError(f"{key} must be the same in all parameter groups, got {values}")
         return hyper
 
-    def _noise(self, layout: Layout, device: torch.device, hyper: dict[str, Any]) -> Noise | None:
-        if "noise" not in methods.get(self.method).needs:
-            return None
-        if self._generator is None or self._generator.device != device:
-            self._generator = generator(self.seed, "noise", device=device)
-        kind = methods.get(self.method).kind if hyper["kind"] == "published" else hyper["kind"]
-        return Noise(layout, [self._generator], hyper["sigma"], kind, hyper["law"])
-
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None, *others: Callable[[], Tensor]) -> Tensor:
         """One update; returns the loss of the first evaluation.
 
-        ``closure`` evaluates batch 0 and ``others`` the further batches; each clears nothing itself, computes the loss,
-        calls ``backward`` and returns the loss. Gradients are cleared before every call.
+        Each closure computes the loss of its batch, calls ``backward`` and returns the loss; gradients are cleared before every
+        call. A method that asks for several batches (m-RWP) or for parts of one (LPF-SGD) takes one closure for each; with a
+        single closure all its points use the same data.
         """
         row, name = methods.get(self.method), type(self).__name__
         closures = (closure, *others)
@@ -139,9 +133,15 @@ class PerturbedOptimizer(Optimizer):
         layout = Layout({str(i): p.shape for i, p in enumerate(parameters)})
         w = layout.flatten([p.detach() for p in parameters])
         hyper = self._hyper(w)
-        noise = self._noise(layout, w.device, hyper)
-        if len(closures) > (batches := row.cost(**{"k": hyper.get("k", 1)}).batches):
-            raise TypeError(f"{name} asks for {batches} batch{'es' * (batches > 1)} per step, got {len(closures)} closures")
+        sizes = tuple(p.numel() if p.requires_grad else 0 for p in everything)
+        if sizes != self._sizes:  # other parameters are trained now: a history of the former ones says nothing about them
+            self.memory, self._sizes = {}, sizes
+        if self._generator is None or self._generator.device != w.device:
+            self._generator = generator(self.seed, "noise", device=w.device)
+        slots = row.cost(**{key: hyper[key] for key in ("k",) if key in hyper}).slots
+        if len(closures) not in (1, slots):
+            several = f"one closure, or {slots}: one for each of its batches or parts of a batch"
+            raise TypeError(f"{name}.step takes {several if slots > 1 else 'one closure'}; got {len(closures)} closures")
         losses: list[Tensor] = []
         seen: set[int] = set()
 
@@ -153,14 +153,14 @@ class PerturbedOptimizer(Optimizer):
                 for p in everything:
                     p.grad = None
                 with torch.enable_grad(), guard.evaluation():
-                    loss = closures[min(at.batch, len(closures) - 1)]()
+                    loss = closures[at.batch * at.of + at.part if len(closures) > 1 else 0]()
                 losses.append(_checked_loss(loss, name))
                 seen.update(i for i, p in enumerate(parameters) if p.grad is not None)
                 gradients.append(_flat_gradient(parameters, layout, w, name))
             return gradients
 
         with _Guard(self, parameters, layout, w, everything) as guard:
-            g = drive(row.start(w, **{**hyper, "noise": noise, "memory": self.memory}), answer)
+            g = drive(row.start(w, **row.equip(layout, [self._generator], self.memory, hyper)), answer)
             if not torch.isfinite(g).all():
                 raise FloatingPointError(f"the combined gradient of {name} is not finite; the weights are as before this step")
             guard.restore()
@@ -178,6 +178,7 @@ class PerturbedOptimizer(Optimizer):
             "method": self.method,
             "seed": self.seed,
             "memory": dict(self.memory),
+            "sizes": list(self._sizes),
             "device": str(self._generator.device) if self._generator else None,
             "generator": self._generator.get_state() if self._generator else None,
         }
@@ -190,14 +191,14 @@ class PerturbedOptimizer(Optimizer):
             found = f"method {own['method']!r}" if own else "an optimizer that is not of rwp_edu"
             raise ValueError(f"this state belongs to {found}, not to method {self.method!r}")
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "rwp_edu"})
-        self.seed, self.memory = own["seed"], dict(own["memory"])
+        self.seed, self.memory, self._sizes = own["seed"], dict(own["memory"]), tuple(own["sizes"])
         self._generator = None
         if own["generator"] is not None:
             self._generator = torch.Generator(own["device"]).set_state(own["generator"].cpu())
 
     def __getstate__(self) -> dict[str, Any]:
         generator_state = self._generator and (str(self._generator.device), self._generator.get_state())
-        kept = {key: self.__dict__[key] for key in ("base", "seed", "memory", "defaults")}
+        kept = {key: self.__dict__[key] for key in ("base", "seed", "memory", "defaults", "_sizes")}
         return {**kept, "_generator": generator_state}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -315,15 +316,14 @@ def _optimizer_class(name: str, row: methods.Method) -> type[PerturbedOptimizer]
     own.__doc__ = f"{doc}\n\nArgs:\n    base: an instance of a torch optimizer.\n{hyper}\n    seed: of the noise.\n"
     own.__signature__ = inspect.Signature(
         [inspect.Parameter("base", inspect.Parameter.POSITIONAL_OR_KEYWORD)]
-        + [inspect.Parameter(key, keyword, default=methods.PARAMETERS[key].default) for key in row.parameters]
+        + [inspect.Parameter(key, keyword, default=row.default(key)) for key in row.parameters]
         + [inspect.Parameter("seed", keyword, default=0, annotation=empty)]
     )
     return own
 
 
 OPTIMIZERS: dict[str, type[PerturbedOptimizer]] = {
-    row.name: _optimizer_class("Plain" if row.name == "sgd" else row.label.replace("-", "").upper(), row)
-    for row in methods.METHODS.values()
+    row.name: _optimizer_class(row.class_name, row) for row in methods.METHODS.values()
 }
 globals().update({own.__name__: own for own in OPTIMIZERS.values()})
 __all__ = ["PerturbedOptimizer", "OPTIMIZERS", *(own.__name__ for own in OPTIMIZERS.values())]

@@ -21,10 +21,13 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class At:
-    """One question: the gradient at weights ``w``, shape ``(P,)`` or ``(R, P)``, on mini-batch number ``batch``."""
+    """One question: the gradient at weights ``w``, shape ``(P,)`` or ``(R, P)``, on mini-batch number ``batch``, or on part
+    number ``part`` of that batch cut into ``of`` parts."""
 
     w: Tensor
     batch: int = 0
+    part: int = 0
+    of: int = 1
 
 
 Conversation = Generator[list[At], list[Tensor], Tensor]

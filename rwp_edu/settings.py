@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from rwp_edu import methods
 from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.schedules import SHAPES
 
 TRAINING: dict[str, Parameter] = {
     row.name: row
@@ -20,6 +21,9 @@ TRAINING: dict[str, Parameter] = {
         Parameter("momentum", "μ", 0.9, "momentum of the base optimizer", high=0.999, slider=(0.0, 0.99), title="momentum"),
         Parameter("schedule", "", "cosine", "learning rate over the updates", choices=("cosine", "constant"),
                   title="learning rate schedule"),
+        Parameter("scale", "", "constant", "σ and ρ over the updates: constant, growing, or switched off for the last fifth",
+                  choices=tuple(SHAPES), title="schedule of the scale"),
+        Parameter("scale_start", "", 0.0, "where a growing schedule starts, as a fraction of σ and ρ", high=1.0, title="start of the schedule"),
         Parameter("steps", "T", 400, "updates of a whole training", low=1, high=1_000_000, slider=(100, 2000), step=100,
                   live=False, title="updates in all"),
         Parameter("seeds", "S", 8, "runs per method, each with its own split, labels, start and batches",
@@ -35,16 +39,15 @@ TRAINING: dict[str, Parameter] = {
     )
 }  # fmt: skip
 
-RACE = {
-    **methods.PARAMETERS,
-    "sigma": dataclasses.replace(
-        methods.PARAMETERS["sigma"], ticks=((0.0, "0"), (0.1, "RWP at best"), (0.2, "RWP fails"), (0.3, "0.3"))
-    ),
-    "rho": dataclasses.replace(
-        methods.PARAMETERS["rho"], default=0.4, ticks=((0.05, "published"), (0.4, "best here"), (1.0, "1"))
-    ),
-    "lam": dataclasses.replace(methods.PARAMETERS["lam"], ticks=((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))),
+# What a race of small networks on digits has in other ways than the published defaults.
+_HERE: dict[str, dict[str, Any]] = {
+    "sigma": {"ticks": ((0.0, "0"), (0.1, "RWP at best"), (0.2, "RWP fails"), (0.3, "0.3"))},
+    "rho": {"default": 0.4, "ticks": ((0.05, "published"), (0.4, "best here"), (1.0, "1"))},
+    "lam": {"ticks": ((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))},
+    "eta": {"default": 1.0, "ticks": ((0.1, "published"), (1.0, "here"), (5.0, "5"))},
+    "beta": {"default": 0.9},
 }
+RACE = {name: dataclasses.replace(row, **_HERE.get(name, {})) for name, row in methods.PARAMETERS.items()}
 PARAMETERS: dict[str, Parameter] = {**RACE, **TRAINING}
 LIVE = tuple(name for name, row in PARAMETERS.items() if row.live)
 PROBLEMS = ("digits",)
@@ -86,14 +89,24 @@ class Entrant:
         )
 
     @property
+    def pins(self) -> dict[str, Any]:
+        """Values that no common setting moves: those a race gives the method, then the entrant's own."""
+        return dict(methods.get(self.method).pins) | dict(self.own)
+
+    @property
     def label(self) -> str:
         pins = ", ".join(f"{PARAMETERS[k].symbol or k} {v:g}" if isinstance(v, (int, float)) else str(v) for k, v in self.own)
         return methods.get(self.method).label + (f" ({pins})" if pins else "")
 
 
+_Values = dataclasses.make_dataclass("_Values", [(row.name, row.type, row.default) for row in PARAMETERS.values()], frozen=True)
+
+
 @dataclass(frozen=True)
-class Settings:
-    """Everything a race depends on. ``methods`` are entrants; a slider acts on all that do not pin the value themselves.
+class Settings(_Values):
+    """Everything a race depends on: a field for every row of ``PARAMETERS``, beside the problem and the methods.
+
+    ``methods`` are entrants; a slider acts on all that do not pin the value themselves.
 
     >>> Settings(sigma=-1)
     Traceback (most recent call last):
@@ -105,24 +118,6 @@ class Settings:
 
     problem: str = "digits"
     methods: tuple[str, ...] = ("sgd", "sam", "rwp", "m-rwp", "nso")
-    sigma: float = RACE["sigma"].default
-    rho: float = RACE["rho"].default
-    lam: float = RACE["lam"].default
-    k: int = RACE["k"].default
-    kind: str = RACE["kind"].default
-    law: str = RACE["law"].default
-    lr: float = TRAINING["lr"].default
-    weight_decay: float = TRAINING["weight_decay"].default
-    momentum: float = TRAINING["momentum"].default
-    schedule: str = TRAINING["schedule"].default
-    steps: int = TRAINING["steps"].default
-    seeds: int = TRAINING["seeds"].default
-    seed: int = TRAINING["seed"].default
-    batch: int = TRAINING["batch"].default
-    train: int = TRAINING["train"].default
-    label_noise: float = TRAINING["label_noise"].default
-    width: int = TRAINING["width"].default
-    record_every: int = TRAINING["record_every"].default
 
     def __post_init__(self) -> None:
         if self.problem not in PROBLEMS:
@@ -143,8 +138,8 @@ class Settings:
         return tuple(Entrant.parse(name) for name in self.methods)
 
     def of(self, entrant: Entrant) -> dict[str, Any]:
-        """The live values as ``entrant`` sees them: its own where it pins them."""
-        return {name: getattr(self, name) for name in LIVE} | dict(entrant.own)
+        """The live values as ``entrant`` sees them: its own where it or its method pins them."""
+        return {name: getattr(self, name) for name in LIVE} | entrant.pins
 
     def replace(self, **changes: Any) -> Self:
         """A copy with other values; an unknown name is an error that lists what exists."""

@@ -22,6 +22,7 @@ from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
 from rwp_edu.problems.digits import Digits
+from rwp_edu.schedules import scale
 from rwp_edu.settings import LIVE, Settings
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -71,7 +72,7 @@ class Mark:
 class Record:
     """What was measured, as plain arrays: T records, E entrants, S seeds.
 
-    ``updates`` (T,); ``gradient_evaluations`` (T, E) of one run; ``seconds`` (T, E) for the S runs of an entrant together, its
+    ``updates`` (T,); ``gradient_evaluations`` (T, E) of one run, in gradients of a whole batch; ``seconds`` (T, E) for the S runs of an entrant together, its
     share of the batched work; ``train_loss``, ``test_accuracy`` (a fraction), ``wrong_labels_learnt`` and ``perturbation``
     (‖e‖/‖w‖ at the farthest point of the latest update) (T, E, S); ``diverged`` (E, S): the update after which a run was
     frozen, -1 for none. ``settings`` are those of the start, ``marks`` what changed later.
@@ -206,12 +207,19 @@ class Run:
         """Hand the settings to the groups and, per run, to the base optimizer."""
         s = self.settings
         for group, entrant in zip(self.groups, s.entrants):
-            group.hyper = s.of(entrant)
-        self._batches = max(METHODS[group.method].cost().batches for group in self.groups)
+            group.settings = group.hyper = s.of(entrant)
+        self._batches = max(METHODS[g.method].cost(k=g.hyper["k"]).batches for g in self.groups)
         self._base = {
             name: self.base.w.new_tensor([[g.hyper[name]] for g in self.groups for _ in range(s.seeds)])
             for name in ("lr", "momentum", "weight_decay")
         }
+
+    def _scale(self) -> None:
+        """Sigma and rho of every group at this update, after the entrant's schedule."""
+        for group in self.groups:
+            if (shape := group.settings["scale"]) != "constant":
+                factor = scale(shape, group.settings["scale_start"], 1.0, self.updates / self.settings.steps)
+                group.hyper = group.settings | {name: factor * group.settings[name] for name in ("sigma", "rho")}
 
     def _lr_factor(self) -> float:
         s = self.settings
@@ -225,6 +233,7 @@ class Run:
         alive = [e for e, dead in enumerate((self.record.diverged >= 0).all(1)) if not dead]
         w = self.base.w.view(len(self.groups), self.settings.seeds, -1)
         self.problem.next(self._batches)
+        self._scale()
         with torch.no_grad():
             found = update(
                 [w[e] for e in alive], [self.groups[e] for e in alive], self.problem.layout, self.problem.gradients, writes
@@ -262,7 +271,7 @@ class Run:
             [(nothing if g.displacement is None else g.displacement).cpu().numpy() for g in self.groups]
         )
         row["updates"] = self.updates
-        row["gradient_evaluations"] = np.array([g.points for g in self.groups])
+        row["gradient_evaluations"] = np.array([float(g.work) for g in self.groups])
         row["seconds"] = np.array([g.seconds for g in self.groups])
         self.record.diverged = self._died.cpu().numpy().reshape(shape)
         self.record.rows.append(row)

@@ -25,7 +25,8 @@ from rwp_edu.settings import PARAMETERS, Entrant
 from rwp_edu.training import one_thread
 
 PERTURBATION = ("kind", "law", "sigma", "rho", "lam", "k")
-TRAINING = ("lr", "weight_decay", "schedule", "momentum")
+DETAILS = tuple(name for name in methods.PARAMETERS if name not in PERTURBATION)
+TRAINING = ("lr", "weight_decay", "schedule", "momentum", "scale", "scale_start")
 PROBLEM = ("seeds", "train", "label_noise", "width", "batch", "steps", "seed")
 PACES = {"slow: 5 updates/s": 5, "20 updates/s": 20, "100 updates/s": 100, "as fast as it goes": 0}
 SLICE = 0.03  # seconds of training between two looks at what was asked for
@@ -141,7 +142,8 @@ class Screen:
         self._clock = (0.0, 0)
         state = race.state
         self.controls = {
-            name: Control(PARAMETERS[name], getattr(state, name), self._store) for name in (*PERTURBATION, *TRAINING, *PROBLEM)
+            name: Control(PARAMETERS[name], getattr(state, name), self._store)
+            for name in (*PERTURBATION, *DETAILS, *TRAINING, *PROBLEM)
         }
         self._buttons()
         self.chips = w.HBox(layout={"flex_flow": "row wrap", "margin": "0"})
@@ -191,7 +193,8 @@ class Screen:
             return [w.Accordion([w.VBox(children)], titles=[title], selected_index=None)] if children else []
 
         left = w.VBox(
-            [*column(PERTURBATION), *column(TRAINING[:2]), *folded("more about the training", column(TRAINING[2:])),
+            [*column(PERTURBATION), *column(TRAINING[:2]),
+             *folded("more about the methods", column(DETAILS)), *folded("more about the training", column(TRAINING[2:])),
              *folded("the problem (acts at Reset)", column(PROBLEM))],
             layout={"width": "310px", "flex": "0 0 310px"},
         )  # fmt: skip
@@ -225,7 +228,7 @@ class Screen:
             entrant = Entrant.parse(name)
             cost = methods.get(entrant.method).cost(k=state.of(entrant)["k"])
             together = " at once" if cost.rounds == 1 and cost.points > 1 else " one after another" if cost.rounds > 1 else ""
-            tip = f"{methods.get(entrant.method).formula}: {cost.points} gradient{'s' * (cost.points > 1)} per update{together}"
+            tip = f"{methods.get(entrant.method).formula}: {cost.work} gradient{'s' * (cost.work > 1)} per update{together}"
             toggle = w.ToggleButton(
                 value=name in state.methods, description=f"{entrant.label}  {cost}", tooltip=tip, layout={"width": "auto"}
             )

@@ -56,7 +56,7 @@ class RaceState(Settings):
         """One line of Python that opens the lab in this state.
 
         >>> RaceState(sigma=0.2, methods="sgd,rwp").snippet()
-        "rwp_edu.lab.race(methods='sgd,rwp', sigma=0.2)"
+        "rwp_edu.lab.race(sigma=0.2, methods='sgd,rwp')"
         """
         values = {k: ",".join(v) if isinstance(v, tuple) else v for k, v in self.changed().items()}
         return f"rwp_edu.lab.race({', '.join(f'{k}={v!r}' for k, v in values.items())})"

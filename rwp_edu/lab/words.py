@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from rwp_edu import methods
+from rwp_edu.optim import OPTIMIZERS
 from rwp_edu.settings import PARAMETERS, Entrant, Settings
 from rwp_edu.training import Record
 
@@ -50,40 +51,39 @@ def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
     return text + (f" Diverged and frozen: {', '.join(lost)}." if lost else "")
 
 
+def _step(row: methods.Method, k: int) -> list[str]:
+    """One update: a closure for each batch or part of a batch that the method asks for."""
+    cost = row.cost(k=k)
+    if row.name == "sgd":
+        return ["optimizer.zero_grad()", "loss_on(*problem.draw())()", "optimizer.step()"]
+    if cost.batches > 1:
+        return ["optimizer.step(loss_on(*problem.draw()), loss_on(*problem.draw(1)))"]
+    if cost.slots > 1:
+        cut = f"[:, j * images.shape[1] // {k} : (j + 1) * images.shape[1] // {k}]"
+        return ["images, labels = problem.draw()", f"optimizer.step(*(loss_on(images{cut}, labels{cut}) for j in range({k})))"]
+    return ["optimizer.step(loss_on(*problem.draw()))"]
+
+
 def code(settings: Settings, entrant: str) -> str:
     """A plain training loop with the optimizer, for the first seed: it repeats that run of the race (without sliders moved)."""
     e = Entrant.parse(entrant)
     row, values = methods.get(e.method), settings.of(e)
-    two = row.cost(k=values["k"]).batches == 2
     base = f"torch.optim.SGD(model.parameters(), lr={values['lr']:g}, momentum={values['momentum']:g}, weight_decay={values['weight_decay']:g})"
     if row.name == "sgd":
-        imports, optimizer, step = "", f"optimizer = {base}", "optimizer.step()"
+        imports, optimizer = "", f"optimizer = {base}"
     else:
-        from rwp_edu.optim import OPTIMIZERS
-
         name = OPTIMIZERS[row.name].__name__
-        hyper = "".join(
-            f", {key}={values[key]!r}"
-            for key in row.parameters
-            if values[key] != methods.PARAMETERS[key].default or key in ("sigma", "rho")
-        )
+        used = [key for key in row.parameters if values[key] != row.default(key) or key in row.strength]
+        given = [f"{key}={values[key]!r}" for key in used]
+        given += [f"seed={settings.seed}"] if {"noise", "normal"} & set(row.needs) else []
         imports = f"from rwp_edu.optim import {name}\n"
-        optimizer = f"optimizer = {name}(\n    {base}{hyper}, seed={settings.seed}\n)"
-        step = (
-            "optimizer.step(loss_on(*problem.draw()), loss_on(*problem.draw(1)))"
-            if two
-            else "optimizer.step(loss_on(*problem.draw()))"
-        )
-    schedule = (
-        f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={settings.steps})\n"
-        if settings.schedule == "cosine"
-        else ""
-    )
-    loop = (
-        f"    {step}\n"
-        if row.name != "sgd"
-        else "    optimizer.zero_grad()\n    loss_on(*problem.draw())()\n    optimizer.step()\n"
-    )
+        optimizer = f"optimizer = {name}(\n    " + ",\n    ".join([base, *given]) + ",\n)"
+    lines = _step(row, values["k"])
+    schedule = ""
+    if settings.schedule == "cosine":
+        schedule = f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={settings.steps})\n"
+        lines = [*lines, "scheduler.step()"]
+    loop = "".join(f"    {line}\n" for line in lines)
     return f"""import torch
 from rwp_edu.problems.digits import Digits
 {imports}
@@ -103,7 +103,7 @@ def loss_on(images, labels):
 
 
 for update in range({settings.steps}):
-{loop}{"    scheduler.step()" + chr(10) if schedule else ""}
+{loop}
 with torch.no_grad():
     accuracy = (model(problem.test_x[0]).argmax(-1) == problem.test_y[0]).double().mean().item()
 print(f"test accuracy {{accuracy:.4f}}")
@@ -119,6 +119,6 @@ def unused(name: str, settings: Settings) -> str:
     called = parameter.symbol or name
     if not users:
         return f"no chosen method uses {called}"
-    if all(name in dict(e.own) for e in users):
+    if all(name in e.pins for e in users):
         return f"every chosen method that uses {called} has a value of its own"
     return ""

@@ -130,8 +130,22 @@ class Digits:
 
     def gradients(self, points: list[At], groups: list[Group]) -> list[Tensor]:
         """Gradients (S, P) at every point, on the current mini-batches."""
-        x, y = (torch.cat(parts) for parts in zip(*(self._current[at.batch] for at in points)))
-        return list(self.network.gradient(torch.cat([at.w for at in points]), x, y).split(len(self.seeds)))
+        images, labels = zip(*(self._part(at) for at in points))
+        found: list[Tensor] = [None] * len(points)
+        for size in {x.shape[1] for x in images}:
+            same = [i for i, x in enumerate(images) if x.shape[1] == size]
+            w, x, y = (torch.cat([parts[i] for i in same]) for parts in ([at.w for at in points], images, labels))
+            for i, gradient in zip(same, self.network.gradient(w, x, y).split(len(self.seeds))):
+                found[i] = gradient
+        return found
+
+    def _part(self, at: At) -> tuple[Tensor, Tensor]:
+        x, y = self._current[at.batch]
+        size = x.shape[1]
+        if at.of > size:
+            raise ValueError(f"a batch of {size} images cannot be cut into {at.of} parts: choose batch >= k")
+        part = slice(at.part * size // at.of, (at.part + 1) * size // at.of)
+        return x[:, part], y[:, part]
 
     def measure(self, w: Tensor) -> dict[str, Tensor]:
         """Metrics (S,) at weights (S, P): mean training loss (nats, with the given labels), accuracy on the test images

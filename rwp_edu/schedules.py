@@ -1,0 +1,80 @@
+"""Schedules of the scale of a perturbation (sigma or rho), with a start and an end.
+
+    constant     end
+    linear       start + (end - start) p
+    cosine       start + (end - start) (1 - cos πp) / 2        p = progress, 0 to 1
+    switch-off   end while p < 0.8, then 0
+
+``cosine`` is the increasing schedule of LPF-SGD (2201.08025) and ARWP (2404.00357); their code states a multiple of the start
+(and the two disagree whether that is the end or the increase), here it is the end itself.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from torch.optim import Optimizer
+
+from rwp_edu.parameters import Parameter, unknown
+
+SHAPES: dict[str, Callable[[float, float, float], float]] = {
+    "constant": lambda start, end, p: end,
+    "linear": lambda start, end, p: start + (end - start) * p,
+    "cosine": lambda start, end, p: start + (end - start) * (1 - math.cos(math.pi * p)) / 2,
+    "switch-off": lambda start, end, p: end if p < 0.8 else 0.0,
+}
+
+
+def scale(shape: str, start: float, end: float, progress: float) -> float:
+    """The value at ``progress`` from 0 to 1.
+
+    >>> [round(scale("cosine", 0.001, 0.011, p), 4) for p in (0, 0.5, 1)]
+    [0.001, 0.006, 0.011]
+    """
+    return SHAPES[shape](start, end, min(max(progress, 0.0), 1.0))
+
+
+class ScaleSchedule:
+    """Moves one entry of an optimizer's parameter groups, such as ``sigma`` or ``rho``, over ``steps`` steps.
+
+    Call :meth:`step` after every ``optimizer.step``, like a learning-rate scheduler. The value for the first step is set at once.
+
+    >>> import torch
+    >>> from rwp_edu.optim import RWP
+    >>> optimizer = RWP(torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1))
+    >>> schedule = ScaleSchedule(optimizer, "sigma", shape="linear", start=0.0, end=0.2, steps=4)
+    >>> schedule.step(); optimizer.param_groups[0]["sigma"]
+    0.05
+    """
+
+    def __init__(
+        self, optimizer: Optimizer, name: str = "sigma", *, shape: str = "cosine", start: float = 0.0, end: float, steps: int
+    ):
+        if shape not in SHAPES:
+            raise unknown("shape of a schedule", shape, SHAPES)
+        named = [key for key, value in optimizer.param_groups[0].items() if isinstance(value, float)]
+        if name not in named:
+            raise unknown("entry of the parameter groups", name, named)
+        self.optimizer, self.name, self.shape = optimizer, name, shape
+        self.start, self.end = Parameter("start", "", 0.0, "").parse(start), Parameter("end", "", 0.0, "").parse(end)
+        self.steps = Parameter("steps", "", 1, "", low=1).parse(steps)
+        self.done = 0
+        self._set()
+
+    def _set(self) -> None:
+        for group in self.optimizer.param_groups:
+            group[self.name] = scale(self.shape, self.start, self.end, self.done / self.steps)
+
+    def step(self) -> None:
+        """Move on by one step."""
+        self.done += 1
+        self._set()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"done": self.done}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.done = state_dict["done"]
+        self._set()
