@@ -113,6 +113,89 @@ def one_by_one(loops: list[Loop], work: Callable[[Loop], None]) -> Measurement:
     return lambda: seconds_of(all_loops) * 1e6 / (UPDATES * len(loops))
 
 
+def networks() -> dict[str, tuple[Callable[[], torch.nn.Module], tuple[int, ...]]]:
+    """The two networks of the step times: how to make one, and the shape of a batch."""
+    nn = torch.nn
+
+    def mlp() -> nn.Module:
+        return nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+    def cnn() -> nn.Module:
+        blocks = [
+            m for i, o in ((3, 32), (32, 48), (48, 64)) for m in (nn.Conv2d(i, o, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2))
+        ]
+        return nn.Sequential(*blocks, nn.Flatten(), nn.Linear(1024, 10))
+
+    return {"MLP of 4.8k": (mlp, (64, 64)), "CNN of 53k": (cnn, (128, 3, 32, 32))}
+
+
+def step_of(network: str, steps: int, wrap: Callable[[torch.nn.Module], tuple[torch.optim.Optimizer, bool]]) -> Measurement:
+    """CPU microseconds per step of an optimizer; ``wrap`` also tells whether it steps with a closure."""
+    make, shape = networks()[network]
+    torch.manual_seed(0)
+    model, x, y = make(), torch.randn(shape), torch.randint(10, shape[:1])
+    criterion = torch.nn.CrossEntropyLoss()
+    optimizer, closed = wrap(model)
+
+    def closure() -> torch.Tensor:
+        loss = criterion(model(x), y)
+        loss.backward()
+        return loss
+
+    def work() -> None:
+        for _ in range(steps):
+            if closed:
+                optimizer.step(closure)
+            else:
+                optimizer.zero_grad()
+                closure()
+                optimizer.step()
+
+    return lambda: seconds_of(work) * 1e6 / steps
+
+
+def base_of(model: torch.nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.SGD(model.parameters(), lr=0.001, momentum=0.9)
+
+
+class _TheirSam:
+    """``pytorch_optimizer.SAM`` for a loop with a closure: its own step wants the first gradient already there."""
+
+    def __init__(self, model: torch.nn.Module):
+        from pytorch_optimizer import SAM
+
+        self.sam = SAM(model.parameters(), base_optimizer=torch.optim.SGD, lr=0.001, momentum=0.9)
+
+    def step(self, closure: Callable[[], torch.Tensor]) -> None:
+        closure()
+        self.sam.first_step(zero_grad=True)
+        closure()
+        self.sam.second_step(zero_grad=True)
+
+
+def step_row(method: str, network: str, goal: str) -> Row:
+    label, steps, pairs = METHODS[method].label, *((40, 20) if network.startswith("MLP") else (2, 7))
+    return Row(
+        f"a step of {label}, {network}",
+        f"{label} around torch.optim.SGD, both closures on the same batch",
+        "torch.optim.SGD alone",
+        "µs",
+        "CPU time per step, on one thread",
+        goal,
+        pairs,
+        lambda _: (
+            step_of(network, steps, lambda model: (OPTIMIZERS[method](base_of(model)), True)),
+            step_of(network, steps, lambda model: (base_of(model), False)),
+        ),
+    )
+
+
+STEP_GOALS = {
+    "MLP of 4.8k": {"rwp": "<= 1.1", "arwp": "<= 1.5", "sam": "<= 2.1", "nso": "<= 2.1"},
+    "CNN of 53k": {"rwp": "<= 1.02", "arwp": "<= 1.02", "sam": "<= 2.02", "nso": "<= 2.02", "m-rwp": "<= 2.02"},
+}
+
+
 def importing(modules: str) -> Measurement:
     """CPU milliseconds of an import in a fresh process."""
     code = f"import time; began = time.process_time(); import {modules}; print(time.process_time() - began)"
@@ -194,6 +277,21 @@ ROWS = (
         "<= 1.1",
         7,
         lambda _: (importing("rwp_edu, rwp_edu.optim, rwp_edu.training"), importing("torch")),
+    ),
+    *(step_row(method, network, goal) for network, goals in STEP_GOALS.items() for method, goal in goals.items()),
+    Row(
+        "our SAM against pytorch_optimizer's, MLP of 4.8k",
+        "rwp_edu.optim.SAM around torch.optim.SGD",
+        "pytorch_optimizer.SAM with torch.optim.SGD as base",
+        "µs",
+        "CPU time per step, on one thread",
+        "<= 1",
+        20,
+        lambda _: (
+            step_of("MLP of 4.8k", 40, lambda model: (OPTIMIZERS["sam"](base_of(model)), True)),
+            step_of("MLP of 4.8k", 40, lambda model: (_TheirSam(model), True)),
+        ),
+        lambda: "" if find_spec("pytorch_optimizer") else "needs pip install 'rwp_edu[bench]'",
     ),
     Row(
         "live race with the screen open",

@@ -165,26 +165,29 @@ def methods(arguments: Namespace) -> int:
     parameters = list(PARAMETERS.values())
     tables = (
         aligned(
-            ("method", "label", "gradients", "rounds", "batches", "noise", "parameters"),
+            ("method", "label", "points", "rounds", "gradients", "batches", "state", "noise", "parameters = published value"),
             [
                 (
                     r.name,
                     r.label,
-                    r.points,
+                    r.symbolic("points"),
                     costs[r.name].rounds,
+                    r.symbolic("work"),
                     costs[r.name].batches,
+                    r.history,
                     r.kind or "-",
-                    ", ".join(r.parameters) or "-",
+                    ", ".join(f"{name}={r.default(name)}" for name in r.parameters) or "-",
                 )
                 for r in rows
             ],
-            "<<>>><<",
+            "<<>>>>><<",
         ),
+        "points and gradients of a whole batch per update; state: vectors as long as the weights that are remembered between updates",
         aligned(("method", "formula", "source"), [(r.name, r.formula, r.source) for r in rows], "<<<"),
         aligned(
-            ("parameter", "default", "in train", "allowed"),
-            [(p.name, p.default, RACE[p.name].default, p.allowed) for p in parameters],
-            "<<<<",
+            ("parameter", "in train", "allowed"),
+            [(p.name, RACE[p.name].default, p.allowed) for p in parameters],
+            "<<<",
         ),
         aligned(("parameter", "symbol", "meaning"), [(p.name, p.symbol or "-", p.meaning) for p in parameters], "<<<"),
     )
@@ -203,12 +206,14 @@ def method_row(row: Any) -> dict[str, Any]:
         "label": row.label,
         "formula": row.formula,
         "meaning": row.meaning,
-        "points": row.points,
+        "points": row.symbolic("points"),
         "rounds": cost.rounds,
+        "gradient_evaluations": row.symbolic("work"),
+        "state": row.history,
         "batches": cost.batches,
         "kind": row.kind,
         "parameters": [
-            {"name": p.name, "symbol": p.symbol, "default": p.default, "allowed": p.allowed, "meaning": p.meaning}
+            {"name": p.name, "symbol": p.symbol, "default": row.default(p.name), "allowed": p.allowed, "meaning": p.meaning}
             for p in parameters
         ],
         "source": row.source,

@@ -24,7 +24,7 @@ LOOKS: dict[str, tuple[str, str]] = {
     "arwp": ("#56B4E9", "dash"),
     "m-arwp": ("#44AA99", "dot"),
     "a-rwp": ("#9A7BD9", "solid"),
-    "lpf-sgd": ("#2E8BC9", "dot"),
+    "lpf-sgd": ("#6699CC", "dot"),
     "usam": ("#D55E00", "dot"),
     "asam": ("#E69F00", "solid"),
     "fsam": ("#E69F00", "dash"),

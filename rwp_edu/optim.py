@@ -19,17 +19,20 @@ batches: ``optimizer.step(closure, other_closure)``; with one closure both of it
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
+import operator
+import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.optim import Optimizer
 
 from rwp_edu import methods
+from rwp_edu.guard import Guard
 from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
 from rwp_edu.points import At, Layout, drive
@@ -66,6 +69,8 @@ class PerturbedOptimizer(Optimizer):
         self.base, self.seed, self.memory = base, int(seed), {}
         self._generator: torch.Generator | None = None
         self._sizes: tuple[int, ...] = ()
+        self._plan: _Plan | None = None
+        self._left: list[tuple[Tensor | None, int]] | None = []
         own = {key: hyper.get(key, row.default(key)) for key in row.parameters}
         self.defaults = {**base.defaults, **own}
         for group, keys in getattr(base, "_filled_by_rwp_edu", ()):  # wrapped before: forget that wrapper's defaults
@@ -95,22 +100,6 @@ class PerturbedOptimizer(Optimizer):
             for key in methods.get(self.method).parameters
         }
 
-    def _hyper(self, w: Tensor) -> dict[str, Any]:
-        """Scalars, or flat ``(P,)`` tensors for values that differ between parameter groups."""
-        counts = [sum(p.numel() for p in group["params"] if p.requires_grad) for group in self.param_groups]
-        own = [self._own(group) for group in self.param_groups]
-        dtype = torch.promote_types(w.dtype, torch.float32)
-        hyper = {}
-        for key in own[0]:
-            values = [group[key] for group in own]
-            if all(value == values[0] for value in values):
-                hyper[key] = values[0]
-            elif isinstance(values[0], float):
-                hyper[key] = torch.cat([torch.full((n,), v, dtype=dtype, device=w.device) for n, v in zip(counts, values)])
-            else:
-                raise ValueError(f"{key} must be the same in all parameter groups, got {values}")
-        return hyper
-
     @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None, *others: Callable[[], Tensor]) -> Tensor:
         """One update; returns the loss of the first evaluation.
@@ -119,55 +108,87 @@ class PerturbedOptimizer(Optimizer):
         call. A method that asks for several batches (m-RWP) or for parts of one (LPF-SGD) takes one closure for each; with a
         single closure all its points use the same data.
         """
-        row, name = methods.get(self.method), type(self).__name__
         closures = (closure, *others)
-        if not all(callable(c) for c in closures):
+        name = type(self).__name__
+        if not all(map(callable, closures)):
             raise TypeError(
                 f"{name}.step needs a closure that computes the loss, calls backward() and returns the loss: it is called at "
                 "every point the method asks for. (torch.amp.GradScaler cannot pass one: use bfloat16 autocast, without a scaler.)"
             )
-        everything = [p for group in self.param_groups for p in group["params"]]
-        parameters = [p for p in everything if p.requires_grad]
-        if not parameters:
-            raise ValueError(f"{name} has no parameter that requires a gradient")
-        layout = Layout({str(i): p.shape for i, p in enumerate(parameters)})
-        w = layout.flatten([p.detach() for p in parameters])
-        hyper = self._hyper(w)
-        sizes = tuple(p.numel() if p.requires_grad else 0 for p in everything)
-        if sizes != self._sizes:  # other parameters are trained now: a history of the former ones says nothing about them
-            self.memory, self._sizes = {}, sizes
+        plan = self._planned()
+        if len(closures) not in (1, plan.slots):
+            several = f"one closure, or {plan.slots}: one for each of its batches or parts of a batch"
+            raise TypeError(f"{name}.step takes {several if plan.slots > 1 else 'one closure'}; got {len(closures)} closures")
+        w = plan.flatten()
         if self._generator is None or self._generator.device != w.device:
             self._generator = generator(self.seed, "noise", device=w.device)
-        slots = row.cost(**{key: hyper[key] for key in ("k",) if key in hyper}).slots
-        if len(closures) not in (1, slots):
-            several = f"one closure, or {slots}: one for each of its batches or parts of a batch"
-            raise TypeError(f"{name}.step takes {several if slots > 1 else 'one closure'}; got {len(closures)} closures")
         losses: list[Tensor] = []
         seen: set[int] = set()
 
         def answer(points: list[At]) -> list[Tensor]:
             gradients = []
-            for at in points:
+            while points:
+                at = points.pop(0)
                 if at.w is not w or losses:
-                    torch._foreach_copy_(parameters, layout.split(at.w))
-                for p in everything:
+                    torch._foreach_copy_(plan.trained, plan.views(at.w))
+                slot = at.batch * at.of + at.part if len(closures) > 1 else 0
+                del at  # its weights are not needed any more
+                for p in plan.parameters:
                     p.grad = None
-                with torch.enable_grad(), guard.evaluation():
-                    loss = closures[at.batch * at.of + at.part if len(closures) > 1 else 0]()
-                losses.append(_checked_loss(loss, name))
-                seen.update(i for i, p in enumerate(parameters) if p.grad is not None)
-                gradients.append(_flat_gradient(parameters, layout, w, name))
+                losses.append(_checked_loss(guard.evaluate(closures[slot]), name))
+                gradients.append(_flat_gradient(plan, w, seen, name))
             return gradients
 
-        with _Guard(self, parameters, layout, w, everything) as guard:
-            g = drive(row.start(w, **row.equip(layout, [self._generator], self.memory, hyper)), answer)
-            if not torch.isfinite(g).all():
+        clean = plan.views(w)
+        self._warn_of_lost_gradients(plan)
+        guard = Guard(plan.parameters, self._generator, w.device)
+        memory = dict(self.memory)
+        row = methods.get(self.method)
+        try:
+            g = drive(row.start(w, **row.equip(plan.layout, [self._generator], self.memory, plan.hyper)), answer)
+            if not _all_finite(g):
                 raise FloatingPointError(f"the combined gradient of {name} is not finite; the weights are as before this step")
-            guard.restore()
-            for i, (p, piece) in enumerate(zip(parameters, layout.split(g))):
-                p.grad = piece.to(p.dtype) if i in seen else None
+            torch._foreach_copy_(plan.trained, clean)
+            for i, (p, piece) in enumerate(zip(plan.trained, plan.views(g))):
+                if i in seen:
+                    p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
             self.base.step()
+            if self._left is not None:
+                self._left = [(p.grad, p.grad._version if p.grad is not None else 0) for p in plan.trained]
+        except BaseException:
+            torch._foreach_copy_(plan.trained, clean)
+            self.memory = memory
+            guard.undo()
+            raise
         return losses[0]
+
+    def _warn_of_lost_gradients(self, plan: _Plan) -> None:
+        """A step starts from no gradients; tell whoever has collected some since the last one."""
+        if self._left is not None and any(
+            p.grad is not None and (p.grad is not left or p.grad._version != version)
+            for p, (left, version) in zip(plan.trained, self._left or [(None, 0)] * len(plan.trained))
+        ):
+            warnings.warn(
+                f"{type(self).__name__}.step discards gradients that were collected before it: call backward() only in the closure "
+                "(to accumulate over several batches, loop over them there)",
+                stacklevel=4,
+            )
+            self._left = None
+
+    def _planned(self) -> _Plan:
+        """What the next step needs and former steps have worked out already, unless parameters or hyper-parameters changed."""
+        parameters = [p for group in self.param_groups for p in group["params"]]
+        trained = [p.requires_grad for p in parameters]
+        values = [
+            [group.get(key, self.defaults[key]) for key in methods.METHODS[self.method].parameters]
+            for group in self.param_groups
+        ]
+        plan = self._plan
+        if plan is None or plan.key != (trained, values) or any(map(operator.is_not, plan.parameters, parameters)):
+            plan = self._plan = _Plan(self, parameters, (trained, values))
+        if plan.sizes != self._sizes:  # other parameters are trained now: a history of the former ones says nothing about them
+            self.memory, self._sizes = {}, plan.sizes
+        return plan
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         self.base.zero_grad(set_to_none)
@@ -190,11 +211,17 @@ class PerturbedOptimizer(Optimizer):
         if own is None or own["method"] != self.method:
             found = f"method {own['method']!r}" if own else "an optimizer that is not of rwp_edu"
             raise ValueError(f"this state belongs to {found}, not to method {self.method!r}")
+        device = next((p.device for group in self.param_groups for p in group["params"]), torch.device("cpu"))
+        drawn = own["generator"] is not None
+        if drawn and torch.device(own["device"]).type != device.type:
+            raise ValueError(
+                f"this state was saved with the noise generator of {own['device']}, the parameters are on {device}: move the model to "
+                "the same kind of device first (the streams of random numbers of CPU and GPU have nothing in common)"
+            )
+        noise = torch.Generator(device).set_state(own["generator"].cpu()) if drawn else None
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "rwp_edu"})
-        self.seed, self.memory, self._sizes = own["seed"], dict(own["memory"]), tuple(own["sizes"])
-        self._generator = None
-        if own["generator"] is not None:
-            self._generator = torch.Generator(own["device"]).set_state(own["generator"].cpu())
+        self.seed, self._sizes, self._generator = own["seed"], tuple(own["sizes"]), noise
+        self.memory = {key: value.to(device) for key, value in own["memory"].items()}
 
     def __getstate__(self) -> dict[str, Any]:
         generator_state = self._generator and (str(self._generator.device), self._generator.get_state())
@@ -203,107 +230,84 @@ class PerturbedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
+        self._plan, self._left = None, []
         if saved := state["_generator"]:
             self._generator = torch.Generator(saved[0]).set_state(saved[1])
         super().__setstate__({})
 
 
+class _Plan:
+    """Layout and checked hyper-parameters for the parameters that are trained now."""
+
+    def __init__(self, optimizer: PerturbedOptimizer, parameters: list[Tensor], key: tuple[list, list]):
+        self.key, self.parameters = key, parameters
+        self.trained = [p for p in parameters if p.requires_grad]
+        if not self.trained:
+            raise ValueError(f"{type(optimizer).__name__} has no parameter that requires a gradient")
+        self.layout = Layout({str(i): p.shape for i, p in enumerate(self.trained)})
+        self.sizes = tuple(p.numel() if p.requires_grad else 0 for p in parameters)
+        self.dtype = functools.reduce(torch.promote_types, (p.dtype for p in self.trained))
+        self.uniform = len({(p.dtype, p.device) for p in self.trained}) == 1
+        self.hyper = self._hyper(optimizer)
+        row = methods.get(optimizer.method)
+        self.slots = row.cost(**{"k": self.hyper["k"]} if "k" in self.hyper else {}).slots
+
+    def _hyper(self, optimizer: PerturbedOptimizer) -> dict[str, Any]:
+        """Scalars, or flat ``(P,)`` tensors for values that differ between parameter groups."""
+        groups = optimizer.param_groups
+        counts = [sum(p.numel() for p in group["params"] if p.requires_grad) for group in groups]
+        own = [optimizer._own(group) for group in groups]
+        dtype = torch.promote_types(self.dtype, torch.float32)
+        hyper = {}
+        for key in own[0]:
+            values = [group[key] for group in own]
+            if all(value == values[0] for value in values):
+                hyper[key] = values[0]
+            elif isinstance(values[0], float):
+                device = self.trained[0].device
+                hyper[key] = torch.cat([torch.full((n,), v, dtype=dtype, device=device) for n, v in zip(counts, values)])
+            else:
+                raise ValueError(f"{key} must be the same in all parameter groups, got {values}")
+        return hyper
+
+    def flatten(self) -> Tensor:
+        """A copy of the weights; it is what they are put back from."""
+        if self.uniform and len(self.trained) > 1:  # of a single tensor it would be a view
+            return torch._utils._flatten_dense_tensors(self.trained)
+        return self.layout.flatten(self.trained)
+
+    def views(self, flat: Tensor) -> Sequence[Tensor]:
+        return torch._utils._unflatten_dense_tensors(flat, self.trained)
+
+
+def _all_finite(g: Tensor) -> bool:
+    """The sum is cheap; only if it is not finite, as with an overflow, every entry is looked at."""
+    return math.isfinite(g.sum()) or bool(torch.isfinite(g).all())
+
+
 def _checked_loss(loss: Any, name: str) -> Tensor:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TypeError(f"the closure given to {name}.step must return the loss, a tensor with one element; got {loss!r}")
-    if not torch.isfinite(loss.detach()):
-        raise FloatingPointError(
-            f"the loss is {loss.item()} at a point that {name} asked for; the weights are as before this step"
-        )
+    if not math.isfinite(value := loss.item()):
+        raise FloatingPointError(f"the loss is {value} at a point that {name} asked for; the weights are as before this step")
     return loss
 
 
-def _flat_gradient(parameters: list[Tensor], layout: Layout, like: Tensor, name: str) -> Tensor:
-    flat = torch.zeros_like(like)
-    for p, slot in zip(parameters, layout.split(flat)):
-        if p.grad is not None:
-            if p.grad.is_sparse:
-                raise TypeError(f"{name} needs dense gradients; build the embedding with sparse=False")
-            slot.copy_(p.grad)
+def _flat_gradient(plan: _Plan, w: Tensor, seen: set[int], name: str) -> Tensor:
+    """The gradients just found, one after another; zero for a parameter that has none. They leave ``.grad``."""
+    gradients = [p.grad for p in plan.trained]
+    have = [i for i, gradient in enumerate(gradients) if gradient is not None]
+    if any(gradients[i].layout is not torch.strided for i in have):
+        raise TypeError(f"{name} needs dense gradients; build the embedding with sparse=False")
+    seen.update(have)
+    for p in plan.trained:
+        p.grad = None
+    if plan.uniform and len(have) == len(gradients):
+        return torch._utils._flatten_dense_tensors(gradients)
+    flat = torch.zeros_like(w)
+    views = plan.views(flat)
+    torch._foreach_copy_([views[i] for i in have], [gradients[i] for i in have])
     return flat
-
-
-class _Guard:
-    """Puts the weights back bit for bit at the end of a step; after a failure also buffers, gradients and random states."""
-
-    def __init__(
-        self, optimizer: PerturbedOptimizer, parameters: list[Tensor], layout: Layout, w: Tensor, everything: list[Tensor]
-    ):
-        self.everything = everything
-        self.optimizer, self.parameters, self.layout, self.w = optimizer, parameters, layout, w
-        self.cuda = [w.device] if w.device.type == "cuda" else []
-
-    def __enter__(self) -> _Guard:
-        own = self.optimizer
-        self.noise = own._generator and own._generator.get_state()
-        self.memory = dict(own.memory)
-        self.rng = self._rng()
-        self.gradients = [p.grad for p in self.everything]
-        self.first = None
-        return self
-
-    def _rng(self) -> tuple[Tensor, list[Tensor]]:
-        return torch.get_rng_state(), [torch.cuda.get_rng_state(device) for device in self.cuda]
-
-    def _set_rng(self) -> None:
-        torch.set_rng_state(self.rng[0])
-        for device, state in zip(self.cuda, self.rng[1]):
-            torch.cuda.set_rng_state(state, device)
-
-    @contextmanager
-    def evaluation(self) -> Iterator[None]:
-        """One call of a closure: the first one may move buffers, later ones see the same random numbers and move none."""
-        values: dict[Tensor, Tensor] = {}
-        places: dict[tuple[torch.nn.Module, str], Tensor] = {}
-
-        def remember(module: torch.nn.Module, _: Any) -> None:
-            if module.training:
-                for name, buffer in module._buffers.items():
-                    if buffer is not None and (module, name) not in places:
-                        places[module, name] = buffer
-                        if buffer not in values:
-                            values[buffer] = buffer.detach().clone()
-
-        later = self.first is not None
-        if later:
-            self._set_rng()
-        else:
-            self.first = values, places
-        handle = register_module_forward_pre_hook(remember)
-        try:
-            yield
-        finally:
-            handle.remove()
-            if later:
-                self._put_back(values, places)
-
-    @staticmethod
-    def _put_back(values: dict[Tensor, Tensor], places: dict[tuple[torch.nn.Module, str], Tensor]) -> None:
-        with torch.no_grad():
-            for buffer, value in values.items():
-                buffer.copy_(value)
-        for (module, name), buffer in places.items():
-            module._buffers[name] = buffer
-
-    def restore(self) -> None:
-        torch._foreach_copy_(self.parameters, self.layout.split(self.w))
-
-    def __exit__(self, failed: type[BaseException] | None, *_: Any) -> None:
-        if failed:
-            self.restore()
-            if self.first is not None:
-                self._put_back(*self.first)
-            self._set_rng()
-            self.optimizer.memory = self.memory
-            if self.optimizer._generator is not None:
-                self.optimizer._generator.set_state(self.noise)
-            for p, gradient in zip(self.everything, self.gradients):
-                p.grad = gradient
 
 
 def _optimizer_class(name: str, row: methods.Method) -> type[PerturbedOptimizer]:

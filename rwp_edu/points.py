@@ -75,6 +75,8 @@ class Layout:
             for shape, size in zip(self.shapes, self.sizes)
         )
 
+        self._segments: tuple[Tensor, Tensor] | None = None
+
     def __repr__(self) -> str:
         return f"Layout({dict(zip(self.names, self.shapes))})"
 
@@ -92,6 +94,15 @@ class Layout:
         """Views of ``flat`` ``(..., P)`` as ``(..., filters, entries per filter)``, one per parameter."""
         return self._views(flat, self._rows)
 
+    def filter_norms(self, flat: Tensor) -> Tensor:
+        """||w_j||_2 at every entry of filter j, for flat weights ``(P,)``; a few calls in all, however many parameters."""
+        if self._segments is None or self._segments[0].device != flat.device:
+            rows = [columns for count, columns in self._rows for _ in range(count)]
+            lengths = torch.tensor(rows, device=flat.device)
+            self._segments = lengths, torch.repeat_interleave(torch.arange(len(rows), device=flat.device), lengths)
+        lengths, filters = self._segments
+        return torch.segment_reduce(flat.square(), "sum", lengths=lengths, unsafe=True).sqrt_().index_select(0, filters)
+
     def flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """Copy parameters (in order) into one flat tensor ``(P,)``."""
         if out is None:
@@ -99,5 +110,6 @@ class Layout:
             for tensor in tensors[1:]:
                 dtype = torch.promote_types(dtype, tensor.dtype)
             out = torch.empty(self.size, dtype=dtype, device=tensors[0].device)
-        torch._foreach_copy_(self.split(out), list(tensors))
+        with torch.no_grad():
+            torch._foreach_copy_(self.split(out), list(tensors))
         return out

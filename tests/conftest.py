@@ -5,8 +5,9 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from rwp_edu.methods import METHODS
+from rwp_edu.methods import METHODS, PARAMETERS
 from rwp_edu.optim import OPTIMIZERS
+from rwp_edu.points import Layout
 
 settings.register_profile("reproducible", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("reproducible")
@@ -49,7 +50,7 @@ class Toy:
         self.data = [(torch.randn(8, 3, generator=g).to(dtype), torch.randn(8, 2, generator=g).to(dtype)) for _ in range(2)]
 
     def evaluate(self, batch=0):
-        x, y = self.data[batch]
+        x, y = self.data[batch % len(self.data)]
         loss = nn.functional.mse_loss(self.model(x), y)
         loss.backward()
         return loss
@@ -57,7 +58,7 @@ class Toy:
     def step(self, wrap=lambda evaluate, call: evaluate()):
         """One step; ``wrap`` may do something around closure call number ``call``."""
         counter = itertools.count()
-        closures = [lambda b=b: wrap(lambda: self.evaluate(b), next(counter)) for b in range(self.cost.batches)]
+        closures = [lambda b=b: wrap(lambda: self.evaluate(b), next(counter)) for b in range(self.cost.slots)]
         return self.optimizer.step(*closures)
 
     def steps(self, seeds):
@@ -80,6 +81,14 @@ class Toy:
         }
 
 
+def _asks_at_the_weights_first(name):
+    """Whether the first point of a step is the weights themselves, found by asking."""
+    w, row = torch.ones(2), METHODS[name]
+    given = {key: row.default(key) for key in PARAMETERS} | {"layout": Layout({"w": (2,)}), "memory": {}}
+    talk = row.start(w, noise=torch.ones_like, normal=torch.ones_like, **given)
+    return next(talk)[0].w is w
+
+
 def _same(a, b):
     if isinstance(a, torch.Tensor) and isinstance(b, torch.Tensor):
         return a.dtype == b.dtype and torch.equal(a, b)
@@ -99,6 +108,11 @@ def toy():
 def same():
     """Equality of nested lists, dicts and tensors, bit for bit."""
     return _same
+
+
+@pytest.fixture(scope="session")
+def clean_first():
+    return _asks_at_the_weights_first
 
 
 @pytest.fixture(params=sorted(BASES))

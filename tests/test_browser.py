@@ -123,10 +123,10 @@ def test_copy_as_code(page):
 def test_starting_another_race_pauses_the_first(page):
     press(page, "Start")
     until(page, f"{STATUS}.includes('running')")
-    python(page, "other = rwp_edu.lab.race(methods='sgd', seeds=1)\nother.screen.show()\nother.screen._store('start', None)")
+    python(page, "other = rwp_edu.lab.race(methods='sgd', seeds=1)\nother.screen.show()\nother.screen.store('start', None)")
     until(page, f"{STATUS}.includes('another race was started')")
     assert python(page, "print(lab.screen.running, other.screen.running)").split() == ["False", "True"]
-    python(page, "other.screen._store('pause', None)")
+    python(page, "other.screen.store('pause', None)")
 
 
 def test_reload_keeps_the_picture(page):

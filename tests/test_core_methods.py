@@ -5,7 +5,7 @@ import re
 import pytest
 import torch
 
-from rwp_edu import batched, optim
+from rwp_edu import batched, methods
 from rwp_edu.methods import METHODS, PARAMETERS, get
 from rwp_edu.noise import KINDS, generator
 from rwp_edu.optim import OPTIMIZERS
@@ -14,11 +14,29 @@ from rwp_edu.points import At, Layout, drive
 DEFAULTS = {name: row.default for name, row in PARAMETERS.items()}
 W = torch.tensor([1.0, -0.5], dtype=torch.float64)
 U = torch.tensor([0.1, 0.2], dtype=torch.float64)
-LR, GIVEN = 0.1, {**DEFAULTS, "rho": 0.05, "lam": 0.5, "k": 1}
+LAYOUT = Layout({"w": (2,)})
+LR, GIVEN = 0.1, {**DEFAULTS, "rho": 0.05, "lam": 0.5, "k": 1, "adapt": "all", "floor": 0.0}
 
 # f(w) = (w0^2 + 10 w1^2)/2 + w0^4/4 at W with perturbation U: the farthest point that is asked, and w after one step of SGD.
-FARTHEST = {"sgd": (0, 0), "sam": (0.01856953, -0.04642383), "rwp": (0.1, 0.2), "m-rwp": (0.1, 0.2), "nso": (0.1, 0.2)}
-NEXT = {"sgd": (0.8, 0), "sam": (0.79246810, 0.04642383), "rwp": (0.7569, -0.2), "m-rwp": (0.77845, -0.1), "nso": (0.797, 0)}
+# ASAM with adapt="all" and floor 0; USAM with rho 0.05.
+FARTHEST = {
+    "sgd": (0, 0),
+    "sam": (0.01856953, -0.04642383),
+    "usam": (0.1, -0.25),
+    "asam": (0.03123475, -0.01952172),
+    "rwp": (0.1, 0.2),
+    "m-rwp": (0.1, 0.2),
+    "nso": (0.1, 0.2),
+}
+NEXT = {
+    "sgd": (0.8, 0),
+    "sam": (0.79246810, 0.04642383),
+    "usam": (0.7569, 0.25),
+    "asam": (0.78721037, 0.01952172),
+    "rwp": (0.7569, -0.2),
+    "m-rwp": (0.77845, -0.1),
+    "nso": (0.797, 0),
+}
 
 
 def loss(w):
@@ -34,7 +52,7 @@ def answer(points):
 
 
 def combined(name, w=W, answer=answer, **given):
-    return drive(METHODS[name].start(w, **{**GIVEN, "noise": lambda w: U, "memory": {}, **given}), answer)
+    return drive(METHODS[name].start(w, **{**GIVEN, "layout": LAYOUT, "noise": lambda w: U, "normal": lambda w: U, "memory": {}, **given}), answer)
 
 
 def close(found, expected):
@@ -55,7 +73,7 @@ def test_golden_values_by_hand(name):
 
 @pytest.mark.parametrize("name", NEXT)
 def test_golden_values_through_the_optimizer(name, monkeypatch):
-    monkeypatch.setattr(optim, "Noise", lambda *_: lambda w: U)
+    monkeypatch.setattr(methods, "Noise", lambda *_: lambda w: U)
     w = torch.nn.Parameter(W.clone())
     hyper = {key: GIVEN[key] for key in METHODS[name].parameters}
 
@@ -70,7 +88,7 @@ def test_golden_values_through_the_optimizer(name, monkeypatch):
 
 @pytest.mark.parametrize("name", NEXT)
 def test_golden_values_through_the_batched_engine(name, monkeypatch):
-    monkeypatch.setattr(batched, "Noise", lambda *_: lambda w: U.expand_as(w))
+    monkeypatch.setattr(methods, "Noise", lambda *_: lambda w: U.expand_as(w))
     runs = 3
     w = W.repeat(runs, 1)
     group = batched.Group(name, GIVEN, [generator(i, "noise") for i in range(runs)])
@@ -84,33 +102,50 @@ def test_golden_values_through_the_batched_engine(name, monkeypatch):
 @pytest.mark.parametrize("k", [1, 2, 3])
 @pytest.mark.parametrize("name", METHODS)
 def test_cost_is_the_counted_cost(name, k):
-    rounds, batches = [], set()
+    rounds = []
 
     def count(points):
-        rounds.append(len(points))
-        batches.update(at.batch for at in points)
+        rounds.append(points)
         return answer(points)
 
     combined(name, answer=count, k=k)
-    cost = METHODS[name].cost(k=k)
-    assert (cost.points, cost.rounds, cost.batches) == (sum(rounds), len(rounds), len(batches))
-    assert batches == set(range(cost.batches))
+    cost, asked = METHODS[name].cost(k=k), sum(rounds, [])
+    batches, slots = {at.batch for at in asked}, {at.batch * at.of + at.part for at in asked}
+    assert (cost.points, cost.rounds, cost.batches) == (len(asked), len(rounds), len(batches))
+    assert batches == set(range(cost.batches)) and slots == set(range(cost.slots))
+    assert cost.work == pytest.approx(sum(1 / at.of for at in asked)) and type(cost.work) is int
 
 
 @pytest.mark.parametrize(
-    ("name", "cost", "text", "points"),
+    ("name", "cost", "text", "points", "history"),
     [
-        ("sgd", (1, 1, 1), "1", "1"),
-        ("sam", (2, 2, 1), "2", "2"),
-        ("rwp", (1, 1, 1), "1", "1"),
-        ("m-rwp", (2, 1, 2), "2∥", "2"),
-        ("nso", (2, 1, 1), "2∥", "2k"),
+        ("sgd", (1, 1, 1, 1, 1), "1", "1", 0),
+        ("sam", (2, 2, 1, 2, 1), "2", "2", 0),
+        ("rwp", (1, 1, 1, 1, 1), "1", "1", 0),
+        ("m-rwp", (2, 1, 2, 2, 2), "2∥", "2", 0),
+        ("nso", (6, 1, 1, 6, 1), "6∥", "2k", 0),
+        ("arwp", (1, 1, 1, 1, 1), "1", "1", 1),
+        ("m-arwp", (2, 1, 2, 2, 2), "2∥", "2", 1),
+        ("a-rwp", (2, 1, 2, 2, 2), "2∥", "2", 0),
+        ("lpf-sgd", (3, 1, 1, 1, 3), "1∥", "1", 0),
+        ("usam", (2, 2, 1, 2, 1), "2", "2", 0),
+        ("asam", (2, 2, 1, 2, 1), "2", "2", 0),
+        ("fsam", (2, 2, 1, 2, 1), "2", "2", 1),
+        ("gsam", (2, 2, 1, 2, 1), "2", "2", 0),
+        ("rsam", (2, 2, 1, 2, 1), "2", "2", 0),
+        ("bsam", (2, 2, 1, 2, 1), "2", "2", 2),
     ],
 )
-def test_cost_in_words(name, cost, text, points):
-    counted = METHODS[name].cost(k=1)
-    assert (counted.points, counted.rounds, counted.batches) == cost
-    assert str(counted) == text and METHODS[name].points == points
+def test_cost_in_words(name, cost, text, points, history):
+    """The documented cost with k = 3: points, rounds, batches, work, slots."""
+    counted = METHODS[name].cost(k=3)
+    assert (counted.points, counted.rounds, counted.batches, counted.work, counted.slots) == cost
+    assert str(counted) == text and METHODS[name].points == points and METHODS[name].history == history
+
+
+def test_optional_points_cost_what_they_ask():
+    assert METHODS["nso"].cost(k=2, signs="one-point").work == 2
+    assert METHODS["nso"].cost(k=2, clean=0.3).work == 5
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -139,12 +174,23 @@ def test_a_method_never_touches_the_weights_or_the_answers(name):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_zero_gradient_gives_a_zero_step(name):
-    assert combined(name, answer=lambda points: [torch.zeros_like(at.w) for at in points]).eq(0).all()
+    """bSAM has a weight decay of its own, the prior."""
+    assert combined(name, answer=lambda points: [torch.zeros_like(at.w) for at in points], prior=0.0).eq(0).all()
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_without_strength_every_method_is_the_plain_gradient(name):
-    close(combined(name, noise=torch.zeros_like, rho=0.0, k=3), gradient(W))
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].strength])
+def test_without_strength_every_method_is_the_plain_gradient_exactly(name):
+    given = {**dict.fromkeys(METHODS[name].strength, 0.0), "noise": lambda w: GIVEN["sigma"] * 0 * U}
+    for lam in (0.0, 0.3, 0.7, 1.0):
+        for k in (1, 3, 5, 7):
+            assert torch.equal(combined(name, **given, k=k, lam=lam, clean=lam), gradient(W))
+
+
+def test_which_methods_can_be_switched_off():
+    """Every method that has a scale of its noise or of its ascent, except bSAM, whose noise no parameter scales."""
+    for name, row in METHODS.items():
+        scales = tuple(key for key in ("sigma", "rho") if key in row.parameters)
+        assert row.strength == (() if name == "bsam" else scales)
 
 
 def test_nso_does_not_depend_on_the_sign_of_the_noise():
@@ -203,12 +249,14 @@ def test_sam_climbs_rho_whatever_the_scale_of_the_loss(scale):
 @pytest.mark.parametrize("name", METHODS)
 def test_every_row_documents_itself(name):
     row = METHODS[name]
-    assert row.name == name and row.formula.startswith("g = ") and len(row.meaning) > 10
-    assert re.search(r"arXiv:\d{4}\.\d{5}|\b(19|20)\d\d\b", row.source)
+    assert row.name == name and re.match(r"g = .*(∇L\(|m/s)", row.formula) and len(row.meaning) > 10
+    assert re.search(r"arXiv:\d{4}\.\d{5}|\b(19|20)\d\d\b|^this project$", row.source)
     assert set(row.parameters) <= set(PARAMETERS)
-    assert set(row.needs) <= {*PARAMETERS, "noise", "memory"}
+    assert set(row.needs) <= {*PARAMETERS, "noise", "normal", "memory", "layout"}
+    assert set(row.strength) <= set(row.parameters) >= set(row.defaults)
+    assert all(PARAMETERS[key].parse(value) == value == row.default(key) for key, value in row.defaults.items())
     assert (row.kind in KINDS) if "noise" in row.needs else row.kind is None
-    assert (set(row.parameters) >= {"sigma", "kind", "law"}) == ("noise" in row.needs)
+    assert (set(row.parameters) >= {"sigma", "kind", "law", "perturb"}) == ("noise" in row.needs)
     assert row.formula in OPTIMIZERS[name].__doc__
     assert all(key in OPTIMIZERS[name].__doc__ for key in row.parameters)
 
@@ -216,6 +264,7 @@ def test_every_row_documents_itself(name):
 def test_labels_and_classes_are_unique():
     assert len({row.label for row in METHODS.values()}) == len(METHODS)
     assert len({own.__name__ for own in OPTIMIZERS.values()}) == len(METHODS) == len(OPTIMIZERS)
+    assert all(OPTIMIZERS[name].__name__ == row.class_name and row.class_name.isidentifier() for name, row in METHODS.items())
 
 
 @pytest.mark.parametrize(
@@ -227,5 +276,6 @@ def test_an_unknown_method_lists_the_table(name, hint):
     assert hint in str(error.value) and all(known in str(error.value) for known in METHODS)
 
 
-def test_at_asks_about_batch_0_by_default():
-    assert At(W).batch == 0
+def test_at_asks_about_the_whole_of_batch_0_by_default():
+    at = At(W)
+    assert (at.batch, at.part, at.of) == (0, 0, 1)

@@ -74,6 +74,9 @@ def expected_deviation(w, kind):
         return torch.ones_like(w)
     deviation = torch.empty_like(w)
     for slot, value in zip(LAYOUT.split(deviation), LAYOUT.split(w)):
+        if kind == "layer-wise":
+            slot.fill_(value.square().sum().sqrt())
+            continue
         for j in range(value.shape[0] if value.dim() > 1 else 1):
             rows = (slot[j], value[j]) if value.dim() > 1 else (slot, value)
             rows[0].fill_(rows[1].square().sum().sqrt())
@@ -91,6 +94,19 @@ def test_standard_deviation_per_entry(kind, law):
     assert_mean(u**2, s**2)
     for a, b in ((0, 1), (0, LAYOUT.size - 1), (25, 45)):
         assert_mean(u[:, a] * u[:, b], 0)
+
+
+@pytest.mark.parametrize("runs", [1, 3])
+@pytest.mark.parametrize("kind", KINDS)
+def test_matrices_only_leaves_vectors_and_scalars_alone_and_draws_the_same_for_the_rest(kind, runs):
+    w = weights(runs)
+    every, matrices = (
+        Noise(LAYOUT, [generator(i, "noise") for i in range(runs)], 0.3, kind, perturb=perturb)
+        for perturb in ("all", "matrices")
+    )
+    for _ in range(2):
+        for u, v, shape in zip(LAYOUT.split(every(w)), LAYOUT.split(matrices(w)), LAYOUT.shapes):
+            assert torch.equal(u, v) if len(shape) > 1 else u.ne(0).all() and v.eq(0).all()
 
 
 def test_zero_filters_get_no_noise_and_zero_sigma_gives_none():

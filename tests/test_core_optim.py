@@ -4,21 +4,17 @@ import warnings
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from rwp_edu import optim
 from rwp_edu.methods import METHODS, PARAMETERS
-from rwp_edu.noise import KINDS, LAWS, Noise, generator
+from rwp_edu.noise import KINDS, Noise, generator
 from rwp_edu.optim import MRWP, NSO, OPTIMIZERS, RWP, SAM, PerturbedOptimizer
 from rwp_edu.points import Layout, drive
 
-NOISY = [name for name in METHODS if "noise" in METHODS[name].needs]
-
-
-def without_strength(name):
-    return {key: 0.0 for key in ("sigma", "rho") if key in METHODS[name].parameters}
+NOISY = [name for name in METHODS if {"noise", "normal"} & set(METHODS[name].needs)]
 
 
 def quadratic(*parameters, seen=None):
@@ -74,17 +70,16 @@ def test_the_weights_come_back_bit_for_bit_in_the_same_storage(toy, same, name):
     assert name == "sgd" or not all(same(point, before["weights"]) for point in points)
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_without_strength_it_is_the_base_optimizer_bit_for_bit(toy, same, name, base):
-    """``k = 1``: the mean of more than two equal numbers is not always that number."""
-    one, plain = (
-        toy(name, base, **without_strength(name), **({"k": 1} if "k" in METHODS[name].parameters else {})),
-        toy("sgd", base),
-    )
-    one.data[1] = one.data[0]
+@pytest.mark.parametrize("hyper", [{"k": 1}, {"k": 3, "lam": 0.3, "clean": 0.3}], ids=["one draw", "three draws, 0.3"])
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].strength or name == "sgd"])
+def test_without_strength_it_is_the_base_optimizer_bit_for_bit(toy, same, name, hyper, base):
+    """With one closure, so that all points see the same data."""
+    row = METHODS[name]
+    given = {key: value for key, value in hyper.items() if key in row.parameters}
+    one, plain = toy(name, base, **dict.fromkeys(row.strength, 0.0), **given), toy("sgd", base)
     for seed in range(5):
         torch.manual_seed(seed)
-        one.step()
+        assert one.optimizer.step(one.evaluate) is not None
         torch.manual_seed(seed)
         plain.optimizer.base.zero_grad()
         plain.evaluate()
@@ -168,7 +163,7 @@ def test_dropout_sees_one_mask_per_step(toy, name):
 
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("name", METHODS)
-def test_batch_norm_statistics_move_once_per_step_at_the_first_point(toy, same, name, momentum):
+def test_batch_norm_statistics_move_once_per_step_at_the_first_point(toy, same, clean_first, name, momentum):
     one = toy(name)
     norm = one.model[1]
     norm.momentum = momentum
@@ -186,7 +181,7 @@ def test_batch_norm_statistics_move_once_per_step_at_the_first_point(toy, same, 
         one.step(watch)
         assert norm.num_batches_tracked == step
         assert same(list(norm.buffers()), first[0])
-        assert name not in ("sgd", "sam", "m-rwp") or same(list(norm.buffers()), list(clean.buffers()))
+        assert clean_first(name) == same(list(norm.buffers()), list(clean.buffers()))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -463,7 +458,7 @@ def test_it_is_a_torch_optimizer_that_shares_its_base():
 def test_repr_names_the_method_the_base_and_the_hyper_parameters(name):
     text = repr(OPTIMIZERS[name](torch.optim.Adam([vector(1.0)], lr=0.125)))
     assert text.startswith(OPTIMIZERS[name].__name__) and "Adam" in text and "0.125" in text
-    assert all(f"{key}: {PARAMETERS[key].default}" in text for key in METHODS[name].parameters)
+    assert all(f"{key}: {METHODS[name].default(key)}" in text for key in METHODS[name].parameters)
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -475,23 +470,29 @@ def test_classes_are_found_by_their_name(name):
 # --- random models against a reference on flat weights
 
 
+PER_GROUP = {
+    "sigma": st.floats(0, 0.5),
+    "rho": st.floats(0.001, 0.1),
+    **dict.fromkeys(("lam", "beta", "ema", "remove", "alpha", "clean", "exponent", "beta2"), st.floats(0, 1)),
+    **dict.fromkeys(("eta", "floor", "pull", "prior"), st.floats(0.01, 2)),
+    "damping": st.floats(0.1, 1),
+    "beta1": st.floats(0, 0.99),
+}
+
+
 @st.composite
 def problems(draw):
-    shapes = draw(st.lists(st.lists(st.integers(1, 3), max_size=4).map(tuple), min_size=1, max_size=5))
-    strength = st.floats(0, 0.5)
-    groups = draw(st.lists(st.tuples(strength, strength, st.floats(0, 1)), min_size=1, max_size=3))
+    groups = draw(st.lists(st.fixed_dictionaries(PER_GROUP), min_size=draw(st.integers(1, 3)), max_size=3))
+    shapes = draw(st.lists(st.lists(st.integers(1, 3), max_size=4).map(tuple), min_size=len(groups), max_size=5))
     owner = [draw(st.integers(0, len(groups) - 1)) for _ in shapes]
-    for i in range(min(len(shapes), len(groups))):
-        owner[i] = i
+    owner[: len(groups)] = range(len(groups))
     return {
-        "name": draw(st.sampled_from(sorted(METHODS))),
         "shapes": shapes,
-        "groups": [{"sigma": a, "rho": b, "lam": c} for a, b, c in groups[: len(shapes)]],
-        "owner": [min(o, len(shapes) - 1) for o in owner],
+        "groups": groups,
+        "owner": owner,
         "frozen": draw(st.sets(st.integers(1, len(shapes)), max_size=len(shapes) - 1)),
         "k": draw(st.integers(1, 3)),
-        "kind": draw(st.sampled_from(sorted(KINDS))),
-        "law": draw(st.sampled_from(sorted(LAWS))),
+        **{key: draw(st.sampled_from(row.choices)) for key, row in PARAMETERS.items() if row.choices},
         "base": draw(st.sampled_from(["sgd", "adam"])),
         "seed": draw(st.integers(0, 1000)),
     }
@@ -507,9 +508,11 @@ def bases(name, parameters):
     return torch.optim.Adam(parameters, lr=0.01, eps=1e-4)
 
 
-@given(problems())
-def test_any_model_and_groups_against_flat_weights(problem):
-    name, row = problem["name"], METHODS[problem["name"]]
+@pytest.mark.parametrize("name", METHODS)
+@settings(max_examples=12)
+@given(problem=problems())
+def test_any_model_and_groups_against_flat_weights(name, problem):
+    row = METHODS[name]
     g = torch.Generator().manual_seed(problem["seed"])
     parameters = [nn.Parameter(torch.randn(shape, generator=g, dtype=torch.float64)) for shape in problem["shapes"]]
     for i in problem["frozen"]:
@@ -519,7 +522,8 @@ def test_any_model_and_groups_against_flat_weights(problem):
         | {key: value for key, value in group.items() if key in row.parameters}
         for i, group in enumerate(problem["groups"])
     ]
-    own = {key: problem[key] for key in ("k", "kind", "law") if key in row.parameters}
+    own = {key: problem[key] for key in row.parameters if key in problem}
+    own |= {"examples": PARAMETERS["examples"].default} if "examples" in row.parameters else {}
     optimizer = OPTIMIZERS[name](bases(problem["base"], groups), seed=problem["seed"], **own)
 
     trained = [(p, group) for group in groups for p in group["params"] if p.requires_grad]
@@ -527,10 +531,15 @@ def test_any_model_and_groups_against_flat_weights(problem):
     layout = Layout({str(i): p.shape for i, (p, _) in enumerate(trained)})
     w = nn.Parameter(layout.flatten([p.detach() for p, _ in trained]))
     hyper = {
-        key: torch.cat([torch.full((p.numel(),), group.get(key, 0.0), dtype=torch.float64) for p, group in trained])
-        for key in ("sigma", "rho", "lam")
+        key: torch.cat([torch.full((p.numel(),), group[key], dtype=torch.float64) for p, group in trained])
+        for key in PER_GROUP
+        if key in row.parameters
     }
-    noise = Noise(layout, [generator(problem["seed"], "noise")], hyper["sigma"], problem["kind"], problem["law"])
+    kind = row.kind if problem["kind"] == "published" else problem["kind"]
+    stream, memory = [generator(problem["seed"], "noise")], {}
+    if "noise" in row.needs:
+        hyper["noise"] = Noise(layout, stream, hyper["sigma"], kind, problem["law"], problem["perturb"])
+    hyper |= {"normal": Noise(layout, stream), "layout": layout, "memory": memory}
     base = bases(problem["base"], [w])
     gradient = torch.func.grad(lambda flat: coupled([*layout.split(flat), *fixed]))
 
@@ -541,7 +550,7 @@ def test_any_model_and_groups_against_flat_weights(problem):
 
     for _ in range(3):
         optimizer.step(closure)
-        talk = row.start(w.detach(), **hyper, k=problem["k"], noise=noise, memory={})
+        talk = row.start(w.detach(), **{**own, **hyper})
         w.grad = drive(talk, lambda points: [gradient(at.w) for at in points])
         base.step()
         found = layout.flatten([p.detach() for p, _ in trained])
@@ -577,10 +586,14 @@ def test_a_closure_must_return_the_loss(name, returned):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_too_many_closures(name):
-    w, batches = vector(1.0), METHODS[name].cost().batches
-    with pytest.raises(TypeError, match=f"{batches} batch.*got {batches + 1} closures"):
-        OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(*[quadratic(w)] * (batches + 1))
+    w, slots = vector(1.0), METHODS[name].cost().slots
+    several = rf", or {slots}: one for each of its batches or parts of a batch" if slots > 1 else ""
+    for given in {slots + 1, slots + 2, 2 * slots + 1, *range(2, slots)}:
+        with pytest.raises(TypeError, match=rf"{OPTIMIZERS[name].__name__}\.step takes one closure{several}; got {given} closures"):
+            OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(*[quadratic(w)] * given)
     assert w == 1.0
+    for given in {1, slots}:
+        OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(*[quadratic(w)] * given)
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name in METHODS for key in METHODS[name].parameters])
@@ -605,7 +618,7 @@ def test_an_unknown_hyper_parameter_lists_what_there_is(name):
     with pytest.raises(ValueError, match=f"unknown parameter of {OPTIMIZERS[name].__name__} 'sgima'") as error:
         OPTIMIZERS[name](torch.optim.SGD([vector(1.0)], lr=0.1), sgima=0.1)
     assert all(key in str(error.value) for key in (*METHODS[name].parameters, "seed"))
-    assert ("did you mean 'sigma'" in str(error.value)) == (name in NOISY)
+    assert ("did you mean 'sigma'" in str(error.value)) == ("sigma" in METHODS[name].parameters)
 
 
 @pytest.mark.parametrize("base", [torch.optim.SGD, [vector(1.0)], None, 0.1], ids=["class", "parameters", "none", "number"])

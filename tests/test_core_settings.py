@@ -18,7 +18,7 @@ def value_of(name):
     if row.choices:
         return st.sampled_from(row.choices)
     if row.type is int:
-        return st.integers(int(row.low), int(row.high))
+        return st.integers(int(row.low), 10**9 if row.high == math.inf else int(row.high))
     return st.floats(row.low, None if row.high == math.inf else row.high, allow_nan=False, allow_infinity=False)
 
 
@@ -172,6 +172,20 @@ def test_an_entrant_sees_its_own_values_first():
     assert (one.of(first)["sigma"], one.of(second)["sigma"]) == (0.05, 0.15)
     assert (one.of(first)["lr"], one.of(second)["lr"]) == (one.lr, 0.2)
     assert set(one.of(first)) == set(LIVE)
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].pins])
+def test_what_a_race_pins_for_a_method_no_common_setting_moves_but_its_own_does(name):
+    pins = METHODS[name].pins
+    assert set(pins) <= {*METHODS[name].parameters, *PINS}
+    other = {key: PARAMETERS[key].slider[0] for key in pins}
+    assert all(PARAMETERS[key].parse(value) == value != other[key] or not value for key, value in pins.items())
+    for one in (Settings(methods=name), Settings(methods=name, **other)):
+        (entrant,) = one.entrants
+        assert {key: one.of(entrant)[key] for key in pins} == pins
+    own = ":".join([name, *(f"{key}={value}" for key, value in other.items())])
+    (entrant,) = Settings(methods=own).entrants
+    assert {key: one.of(entrant)[key] for key in pins} == other
 
 
 def test_a_label_tells_entrants_of_one_method_apart():

@@ -50,7 +50,7 @@ def test_shapes_of_the_record(finished):
 
 
 def test_gradient_evaluations_are_updates_times_cost(finished):
-    costs = [METHODS[name].cost(k=2).points for name in METHODS]
+    costs = [METHODS[name].cost(k=METHODS[name].pins.get("k", 2)).work for name in METHODS]
     assert finished.record.gradient_evaluations.tolist() == np.outer(finished.record.updates, costs).tolist()
 
 
@@ -96,7 +96,7 @@ def test_results_are_the_latest_means_and_standard_errors(finished):
         assert row["test_accuracy_se"] == pytest.approx(abs(a - b) / 2)
         assert row["train_loss_mean"] == pytest.approx(record.train_loss[-1, e].mean())
         assert (row["seeds"], row["updates"], row["diverged"]) == (2, 23, 0)
-        assert row["gradient_evaluations"] == 23 * METHODS[row["method"]].cost(k=2).points
+        assert row["gradient_evaluations"] == 23 * METHODS[row["method"]].cost(k=2).work
     assert json.loads(json.dumps(rows)) == rows
     assert Run(small(seeds=1)).record.results()[0]["test_accuracy_se"] is None
 
@@ -265,15 +265,30 @@ def test_a_refused_change_changes_nothing():
     assert torch.equal(run.base.w, plain.base.w)
 
 
+def acts_on(name, entrant):
+    """Whether a common setting moves an entrant: its method has the parameter and does not pin it."""
+    row = METHODS[entrant]
+    if name == "scale":
+        return any(key in row.parameters and row.default(key) for key in ("sigma", "rho"))
+    return name not in row.pins and (name in row.parameters or (name in TRAINING and name != "scale_start"))
+
+
 @pytest.mark.parametrize("name", LIVE)
-def test_every_live_setting_acts_on_somebody(name):
+def test_a_live_setting_acts_on_those_that_have_it_and_do_not_pin_it_and_on_nobody_else(name):
+    """``beta`` and ``eta`` act through the history, ``scale_start`` through a schedule that grows."""
     row = PARAMETERS[name]
-    new = next(c for c in ("isotropic", *reversed(row.choices)) if c in row.choices) if row.choices else row.slider[1]
-    changed, plain = trained(small(), 3), trained(small(), 3)
+    if row.choices:
+        new = next(c for c in ("layer-wise", "switch-off", *reversed(row.choices)) if c in row.choices and c != row.default)
+    else:
+        new = next(v for v in (row.slider[1], row.slider[0]) if v != row.default)
+    growing = {"scale": "linear"} if name == "scale_start" else {}
+    changed, plain = (trained(small(clean=0.1, lam=0.3, **growing), 3) for _ in range(2))
     changed.set(**{name: new})
     for run in (changed, plain):
-        run.advance(5)
-    assert not torch.equal(changed.base.w, plain.base.w)
+        run.advance(20)
+    for entrant, a, b in zip(METHODS, *(run.base.w.view(len(METHODS), 2, -1) for run in (changed, plain))):
+        acts = acts_on(name if name != "scale_start" else "scale", entrant)
+        assert torch.allclose(a, b, rtol=0, atol=1e-6) == (not acts), entrant
 
 
 def test_the_cosine_schedule_ends_near_zero_and_the_constant_one_does_not():

@@ -65,7 +65,7 @@ def test_a_method_switched_off_disappears_at_once():
         ({"sigma": -1}, "sigma must be a finite number >= 0"),
         ({"lam": 2}, "lam must be a finite number from 0 to 1"),
         ({"k": 1.5}, "k must be a whole number"),
-        ({"kind": "round"}, "kind must be one of published, isotropic, filter-wise"),
+        ({"kind": "round"}, "kind must be one of published, isotropic, layer-wise, filter-wise"),
         ({"x": "weeks"}, "x must be one of updates, gradients, seconds"),
         ({"sgima": 1}, "did you mean 'sigma'"),
         ({"show": ("sgima",)}, "unknown control 'sgima'"),

@@ -6,8 +6,6 @@ applies it, steps the run and draws, about ten times a second.
 
 from __future__ import annotations
 
-import asyncio
-import math
 import time
 import weakref
 from copy import deepcopy
@@ -19,8 +17,9 @@ import plotly.graph_objects as go
 
 from rwp_edu import figures, methods
 from rwp_edu.lab import words
+from rwp_edu.lab.controls import STYLE, Control
+from rwp_edu.lab.live import Live
 from rwp_edu.lab.state import PRESETS, VIEW
-from rwp_edu.parameters import Parameter
 from rwp_edu.settings import PARAMETERS, Entrant
 from rwp_edu.training import one_thread
 
@@ -32,29 +31,6 @@ PACES = {"slow: 5 updates/s": 5, "20 updates/s": 20, "100 updates/s": 100, "as f
 SLICE = 0.03  # seconds of training between two looks at what was asked for
 DRAW_EVERY, DRAW_EVERY_AT_FULL_SPEED = 0.1, 0.25
 
-STYLE = """<style>
-.rwp-lab .main-svg text {fill: var(--jp-ui-font-color1, #7d7d7d) !important}
-.rwp-lab .main-svg .xgrid, .rwp-lab .main-svg .ygrid {stroke: var(--jp-border-color2, #8885) !important}
-.rwp-lab .hoverlayer text {fill: #fff !important}
-.rwp-lab .modebar {display: none !important}
-.rwp-lab {font-variant-numeric: tabular-nums}
-.rwp-lab .rwp-head {display: flex; justify-content: space-between; line-height: 1.35; font-size: 12px; color: var(--jp-ui-font-color1)}
-.rwp-lab .rwp-why {color: var(--jp-ui-font-color2); font-style: italic}
-.rwp-lab .widget-readout {width: 56px; min-width: 56px; margin: 0 0 0 8px}
-.rwp-lab .slider-container {margin: 0 8px}
-.rwp-lab .rwp-ticks {position: relative; height: 15px; margin: -5px 72px 0 8px; font-size: 10px; color: var(--jp-ui-font-color2)}
-.rwp-lab .rwp-ticks span {position: absolute; transform: translateX(-50%); white-space: nowrap; line-height: 12px}
-.rwp-lab .rwp-ticks span.start {transform: none}
-.rwp-lab .rwp-ticks span.end {transform: translateX(-100%)}
-.rwp-lab .rwp-says {font-size: 14px; line-height: 1.4; color: var(--jp-ui-font-color1); min-height: 2.8em}
-.rwp-lab .rwp-status {font-size: 12px; line-height: 1.4; color: var(--jp-ui-font-color2)}
-.rwp-lab .rwp-status.error {color: var(--jp-error-color1, #d32f2f); font-weight: bold}
-.rwp-lab .rwp-question {font-size: 13px; line-height: 1.4; color: var(--jp-ui-font-color1)}
-.rwp-lab .rwp-counts {font-size: 12px; line-height: 30px; white-space: nowrap; color: var(--jp-ui-font-color1)}
-.rwp-lab .rwp-chip {margin: 0 8px 0 0}
-.rwp-lab .rwp-chip .widget-toggle-button {padding: 0 8px; opacity: 0.55}
-.rwp-lab .rwp-chip .widget-toggle-button.mod-active {opacity: 1}
-</style>"""
 
 COPY = """<button class="jupyter-button" style="width: auto" title="it runs as pasted"
 onclick="const t = this.closest('.rwp-code').querySelector('textarea'); t.select(); document.execCommand('copy');
@@ -63,86 +39,21 @@ this.innerText = 'Copied'; setTimeout(() => this.innerText = 'Copy', 1500)">Copy
 _running: weakref.ref[Screen] | None = None
 
 
-def _ticks(row: Parameter) -> str:
-    """Labels under a slider, at the places of their values."""
-
-    def place(value: float) -> float:
-        low, high = row.slider
-        if row.log:
-            value, low, high = math.log(value), math.log(low), math.log(high)
-        return 100 * (value - low) / (high - low)
-
-    def span(value: float, text: str) -> str:
-        at = place(value)
-        kind = "end" if at > 85 else "start" if at < 15 else "mid"
-        return f'<span class="{kind}" style="left:{at:.1f}%">{text}</span>'
-
-    return f'<div class="rwp-ticks">{"".join(span(*tick) for tick in row.ticks)}</div>'
-
-
-class Control:
-    """One parameter on the screen: a head with symbol, name and, if it has no effect now, why; the input; labelled ticks."""
-
-    def __init__(self, row: Parameter, value: Any, store):
-        self.row = row
-        self.head = w.HTML(layout={"margin": "2px 2px 0 2px"})
-        self.input = self._input(row, value)
-        self.input.observe(lambda change: store(row.name, self._plain(change["new"])), names="value")
-        parts = [self.head, self.input, *([w.HTML(_ticks(row), layout={"margin": "0"})] if row.ticks else [])]
-        self.box = w.VBox(parts, layout={"overflow": "hidden", "flex": "0 0 auto"})
-        self.explain("")
-
-    @staticmethod
-    def _plain(value: Any) -> Any:
-        """Sliders count in binary steps: 0.9000000000000001 means 0.9."""
-        return float(f"{value:.4g}") if isinstance(value, float) else value
-
-    @staticmethod
-    def _input(row: Parameter, value: Any) -> w.Widget:
-        common = {"value": value, "tooltip": f"{row.meaning}; {row.allowed}", "layout": {"width": "100%", "margin": "0"}}
-        if row.choices:
-            return w.Dropdown(options=row.choices, **common)
-        if row.name == "seed":
-            return w.BoundedIntText(min=0, max=2**31, **common)
-        low, high = row.slider
-        if row.log:
-            return w.FloatLogSlider(min=math.log10(low), max=math.log10(high), step=0.05, readout_format=".3g", **common)
-        if row.type is int:
-            return w.IntSlider(min=int(low), max=max(int(high), value), step=int(row.step), **common)
-        return w.FloatSlider(min=low, max=max(high, value), step=row.step, readout_format=".3g", **common)
-
-    def explain(self, why: str) -> None:
-        symbol = f"<i>{self.row.symbol}</i>&nbsp; " if self.row.symbol else ""
-        text = f"<span>{symbol}{self.row.title}</span><span class='rwp-why'>{why}</span>"
-        if text not in self.head.value:
-            self.head.value = f"<div class='rwp-head' title='{self.row.meaning}'>{text}</div>"
-        self.input.disabled = bool(why)
-
-    def show(self, value: Any) -> None:
-        if isinstance(self.input, (w.IntSlider, w.FloatSlider)) and value > self.input.max:
-            self.input.max = value
-        if self._plain(self.input.value) != value:  # else a correction in the 16th digit would fight the hand on the slider
-            self.input.value = value
-
-
-class Screen:
+class Screen(Live):
     """Widgets of one race and the loop that keeps them alive."""
 
     def __init__(self, race: Any):
+        super().__init__()
         self.race = race
-        self._asked: list[tuple[str, Any]] = []
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._event: asyncio.Event | None = None
-        self._task: asyncio.Task | None = None
         self._error = ""
-        self._showing = False
+        self._next_draw = 0.0
         self._drawn: tuple | None = None
         self._remembered: tuple | None = None
         self.running = False
         self._clock = (0.0, 0)
         state = race.state
         self.controls = {
-            name: Control(PARAMETERS[name], getattr(state, name), self._store)
+            name: Control(PARAMETERS[name], getattr(state, name), self.store)
             for name in (*PERTURBATION, *DETAILS, *TRAINING, *PROBLEM)
         }
         self._buttons()
@@ -159,7 +70,7 @@ class Screen:
 
     def _button(self, text: str, icon: str, tip: str, command: str) -> w.Button:
         button = w.Button(description=text, icon=icon, tooltip=tip, layout={"width": "auto"})
-        button.on_click(lambda _: self._store(command, None))
+        button.on_click(lambda _: self.store(command, None))
         return button
 
     def _buttons(self) -> None:
@@ -171,7 +82,7 @@ class Screen:
         select = {"layout": {"width": "auto"}}
         presets = [("preset ...", ""), *((p.title, name) for name, p in PRESETS.items())]
         self.preset = w.Dropdown(options=presets, tooltip="a question with settings that answer it", **select)
-        self.preset.observe(lambda change: change["new"] and self._store("preset", change["new"]), names="value")
+        self.preset.observe(lambda change: change["new"] and self.store("preset", change["new"]), names="value")
         self.question = w.HTML()
         self.pace = w.Dropdown(options=list(PACES.items()), tooltip="how fast the live training goes", **select)
         self.axis = w.ToggleButtons(options=list(VIEW["x"].choices), value=self.race.state.x, style={"button_width": "auto"},
@@ -179,11 +90,11 @@ class Screen:
         self.smoothing = w.FloatSlider(min=0, max=0.95, step=0.05, value=self.race.state.smoothing, description="smoothing",
                                        readout_format=".2f", tooltip=VIEW["smoothing"].meaning, layout={"width": "260px"})  # fmt: skip
         for name, widget in (("pace", self.pace), ("x", self.axis), ("smoothing", self.smoothing)):
-            widget.observe(lambda change, name=name: self._store(name, change["new"]), names="value")
+            widget.observe(lambda change, name=name: self.store(name, change["new"]), names="value")
         self.coded = w.Dropdown(description="method", layout={"width": "260px"})
         self.code = w.Textarea(layout={"width": "100%", "height": "330px"}, continuous_update=False)
         self.setting = w.Textarea(layout={"width": "100%", "height": "60px"}, continuous_update=False)
-        self.coded.observe(lambda _: self._store("coded", None), names="value")
+        self.coded.observe(lambda _: self.store("coded", None), names="value")
 
     def _arrange(self, state: Any) -> w.Widget:
         def column(names: tuple[str, ...]) -> list[w.Widget]:
@@ -232,7 +143,7 @@ class Screen:
             toggle = w.ToggleButton(
                 value=name in state.methods, description=f"{entrant.label}  {cost}", tooltip=tip, layout={"width": "auto"}
             )
-            toggle.observe(lambda change, name=name: self._store("toggle", (name, change["new"])), names="value")
+            toggle.observe(lambda change, name=name: self.store("toggle", (name, change["new"])), names="value")
             line = w.HTML(figures.swatch(name, names), layout={"margin": "2px 0 2px 6px"})
             chip = w.HBox([line, toggle], layout={"align_items": "center"})
             chip.add_class("rwp-chip")
@@ -240,16 +151,6 @@ class Screen:
         self.chips.children = chips
 
     # What was asked for
-
-    def _store(self, name: str, value: Any) -> None:
-        if not self._showing:
-            self._asked.append((name, value))
-            self.wake()
-
-    def wake(self) -> None:
-        """Let the loop look again; may be called from any thread."""
-        if self._loop is not None and not self._loop.is_closed() and self._event is not None:
-            self._loop.call_soon_threadsafe(self._event.set)
 
     def _obey(self) -> bool:
         """Apply what was asked for; was there anything?"""
@@ -304,41 +205,21 @@ class Screen:
 
     # The loop
 
-    def show(self, **options: Any) -> Any:
-        """The widgets for a notebook cell; the first time inside a running event loop also starts the loop."""
-        try:
-            loop = asyncio.get_running_loop()
-        except RuntimeError:
-            loop = None
-        if loop is not None and (self._task is None or self._task.done()):
-            self._loop, self._event = loop, asyncio.Event()
-            self._task = loop.create_task(self._live())
-        self.draw()
-        return self.box._repr_mimebundle_(**options)
-
-    async def _live(self) -> None:
-        next_draw = 0.0
-        while True:
-            try:
-                if self._obey():
-                    next_draw = 0.0
-                if self.running:
-                    self._train()
-                if not self.running or time.perf_counter() > next_draw:
-                    began = time.perf_counter()
-                    self.draw()
-                    now = time.perf_counter()
-                    pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
-                    next_draw = now + max(pause, 4 * (now - began))
-                if not self.running:
-                    self._remember()
-            except Exception as error:
-                self._fail(error)
-            if self.running:
-                await asyncio.sleep(0.001 if not self.race.state.pace else 0.01)
-            elif not self._asked:
-                self._event.clear()
-                await self._event.wait()
+    def turn(self) -> float | None:
+        if self._obey():
+            self._next_draw = 0.0
+        if self.running:
+            self._train()
+        if not self.running or time.perf_counter() > self._next_draw:
+            began = time.perf_counter()
+            self.draw()
+            now = time.perf_counter()
+            pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
+            self._next_draw = now + max(pause, 4 * (now - began))
+        if self.running:
+            return 0.01 if self.race.state.pace else 0.001
+        self._remember()
+        return None
 
     def _train(self) -> None:
         run, pace = self.race._run, self.race.state.pace
@@ -354,7 +235,7 @@ class Screen:
         if run.finished:
             self._stop("finished")
 
-    def _fail(self, error: Exception) -> None:
+    def fail(self, error: Exception) -> None:
         """Show an error in the status line; the record so far stays."""
         self._stop("stopped")
         self._error = f"{type(error).__name__}: {error}"

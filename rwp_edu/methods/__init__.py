@@ -188,11 +188,16 @@ class Method:
         except StopIteration:
             return Cost(points, rounds, len(batches), int(work), len(slots)), len(memory)
 
-    @property
-    def points(self) -> str:
-        """Gradients of a whole batch per update, in symbols: ``1``, ``2`` or, where it depends on k, ``2k``."""
-        one, two = self.cost(k=1).work, self.cost(k=2).work
-        return str(one) if one == two else f"{two - one}k" if two == 2 * one else f"{2 * one - two}+{two - one}k"
+    def symbolic(self, what: str) -> str:
+        """A field of the cost in symbols: ``1``, ``2`` or, where it depends on k, ``2k``.
+
+        >>> METHODS["nso"].symbolic("points"), METHODS["lpf-sgd"].symbolic("points"), METHODS["lpf-sgd"].symbolic("work")
+        ('2k', 'k', '1')
+        """
+        one, two = (getattr(self.cost(k=k), what) for k in (1, 2))
+        return (
+            str(one) if one == two else (f"{one}k" if one > 1 else "k") if two == 2 * one else f"{2 * one - two}+{two - one}k"
+        )
 
 
 BSAM_ALONE = {"momentum": 0.0, "weight_decay": 0.0, "rho": 0.01, "prior": 3.0}

@@ -1,0 +1,78 @@
+"""What keeps a step of the optimizer safe: everything that a closure may move is remembered, and put back if it fails."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+_Moved = tuple[dict[Tensor, Tensor], dict[tuple[torch.nn.Module, str], Tensor]]
+
+
+class Guard:
+    """Module buffers, gradients and random states of one step.
+
+    The first evaluation may move buffers such as BatchNorm statistics and draws its random numbers; later evaluations of the step
+    see the same random numbers (so dropout has one mask) and move no buffers. After a failure all is as before the step.
+    Buffers are found by a hook on the forward pass of every module, so any module in training mode counts.
+    """
+
+    def __init__(self, parameters: list[Tensor], generator: torch.Generator, device: torch.device):
+        self.parameters, self.generator = parameters, generator
+        self.cuda = [device] if device.type == "cuda" else []
+        self.gradients = [p.grad for p in parameters]
+        self.noise = generator.get_state()
+        self.rng = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in self.cuda]
+        self.first: _Moved | None = None
+        self.moved: _Moved = {}, {}
+
+    def _set_rng(self) -> None:
+        torch.set_rng_state(self.rng[0])
+        for device, state in zip(self.cuda, self.rng[1]):
+            torch.cuda.set_rng_state(state, device)
+
+    def _remember(self, module: torch.nn.Module, _: Any) -> None:
+        if module._buffers and module.training:
+            values, places = self.moved
+            for name, buffer in module._buffers.items():
+                if buffer is not None and (module, name) not in places:
+                    places[module, name] = buffer
+                    if buffer not in values:
+                        values[buffer] = buffer.detach().clone()
+
+    def evaluate(self, closure: Callable[[], Any]) -> Any:
+        """Call a closure with gradients enabled."""
+        self.moved = {}, {}
+        later = self.first is not None
+        if later:
+            self._set_rng()
+        else:
+            self.first = self.moved
+        handle = register_module_forward_pre_hook(self._remember)
+        try:
+            with torch.enable_grad():
+                return closure()
+        finally:
+            handle.remove()
+            if later:
+                _put_back(*self.moved)
+
+    def undo(self) -> None:
+        """Put back all but the weights, which belong to the optimizer."""
+        if self.first is not None:
+            _put_back(*self.first)
+        self._set_rng()
+        self.generator.set_state(self.noise)
+        for p, gradient in zip(self.parameters, self.gradients):
+            p.grad = gradient
+
+
+def _put_back(values: dict[Tensor, Tensor], places: dict[tuple[torch.nn.Module, str], Tensor]) -> None:
+    with torch.no_grad():
+        for buffer, value in values.items():
+            buffer.copy_(value)
+    for (module, name), buffer in places.items():
+        module._buffers[name] = buffer

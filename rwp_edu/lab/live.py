@@ -1,0 +1,69 @@
+"""What every live screen shares: callbacks that only store what was asked for, and one loop that applies it and draws.
+
+Callbacks of widgets may come at any time and, with some versions of ipykernel, from another thread. The loop is an asyncio
+task; it sleeps while nothing is asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+
+class Live:
+    """A screen: ``box`` holds its widgets; ``turn`` applies, works, draws, and says after how many seconds to come again (None:
+    when something is asked for); ``fail`` shows an error."""
+
+    box: Any
+
+    def __init__(self) -> None:
+        self._asked: list[tuple[str, Any]] = []
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._event: asyncio.Event | None = None
+        self._task: asyncio.Task | None = None
+        self._showing = False
+
+    def store(self, name: str, value: Any) -> None:
+        """Remember that something was asked for, unless the screen itself is moving its widgets."""
+        if not self._showing:
+            self._asked.append((name, value))
+            self.wake()
+
+    def wake(self) -> None:
+        """Let the loop look again; may be called from any thread."""
+        if self._loop is not None and not self._loop.is_closed() and self._event is not None:
+            self._loop.call_soon_threadsafe(self._event.set)
+
+    def show(self, **options: Any) -> Any:
+        """The widgets for a notebook cell; the first time inside a running event loop also starts the loop."""
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            loop = None
+        if loop is not None and (self._task is None or self._task.done()):
+            self._loop, self._event = loop, asyncio.Event()
+            self._task = loop.create_task(self._live())
+        self.draw()
+        return self.box._repr_mimebundle_(**options)
+
+    async def _live(self) -> None:
+        while True:
+            try:
+                pause = self.turn()
+            except Exception as error:
+                pause = None
+                self.fail(error)
+            if pause is not None:
+                await asyncio.sleep(pause)
+            elif not self._asked:
+                self._event.clear()
+                await self._event.wait()
+
+    def turn(self) -> float | None:
+        raise NotImplementedError
+
+    def draw(self) -> None:
+        raise NotImplementedError
+
+    def fail(self, error: Exception) -> None:
+        raise NotImplementedError
