@@ -21,7 +21,7 @@ import torch
 from rwp_edu.methods import METHODS
 from rwp_edu.optim import OPTIMIZERS
 from rwp_edu.problems.digits import Digits
-from rwp_edu.settings import Settings
+from rwp_edu.settings import Entrant, Settings
 from rwp_edu.training import Run, one_thread
 
 UPDATES = 25
@@ -70,12 +70,14 @@ class Loop:
         problem = Digits([seed])
         self.x, self.y, self.size = problem.train_x[0], problem.train_y[0], s.batch
         self.model, self.criterion = problem.module(), torch.nn.CrossEntropyLoss()
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=s.lr, momentum=s.momentum, weight_decay=s.weight_decay)
+        values = s.of(Entrant.parse(method or "sgd"))
+        base = {name: values[name] for name in ("lr", "momentum", "weight_decay")}
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **base)
         self.left: list[torch.Tensor] = []
         if method:
-            hyper = {name: getattr(s, name) for name in METHODS[method].parameters}
+            hyper = {name: values[name] for name in METHODS[method].parameters}
             self.optimizer = OPTIMIZERS[method](self.optimizer, seed=seed, **hyper)
-            self.batches = METHODS[method].cost().batches
+            self.slots = METHODS[method].cost(k=values["k"]).slots
 
     def batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         self.left = self.left or list(torch.randperm(len(self.x)).split(self.size))
@@ -100,7 +102,7 @@ class Loop:
 
     def perturbed(self) -> None:
         for _ in range(UPDATES):
-            self.optimizer.step(*(self.closure() for _ in range(self.batches)))
+            self.optimizer.step(*(self.closure() for _ in range(self.slots)))
 
 
 def one_by_one(loops: list[Loop], work: Callable[[Loop], None]) -> Measurement:

@@ -165,7 +165,7 @@ def methods(arguments: Namespace) -> int:
     parameters = list(PARAMETERS.values())
     tables = (
         aligned(
-            ("method", "label", "points", "rounds", "gradients", "batches", "state", "noise", "parameters = published value"),
+            ("method", "label", "points", "rounds", "gradients", "batches", "state", "noise"),
             [
                 (
                     r.name,
@@ -176,13 +176,14 @@ def methods(arguments: Namespace) -> int:
                     costs[r.name].batches,
                     r.history,
                     r.kind or "-",
-                    ", ".join(f"{name}={r.default(name)}" for name in r.parameters) or "-",
                 )
                 for r in rows
             ],
-            "<<>>>>><<",
+            "<<>>>>><",
         ),
-        "points and gradients of a whole batch per update; state: vectors as long as the weights that are remembered between updates",
+        "Per update: points, rounds, gradients of a whole batch, different batches. State: vectors as long as the\n"
+        "weights that are remembered between updates.",
+        aligned(("method", "parameters and their published values"), [(r.name, published(r)) for r in rows], "<<"),
         aligned(("method", "formula", "source"), [(r.name, r.formula, r.source) for r in rows], "<<<"),
         aligned(
             ("parameter", "in train", "allowed"),
@@ -193,6 +194,16 @@ def methods(arguments: Namespace) -> int:
     )
     print("\n\n".join(tables))
     return 0
+
+
+def published(row: Any) -> str:
+    """The hyper-parameters of a method; those of the noise in a word where they are the common ones."""
+    from rwp_edu.methods import NOISE_PARAMETERS, PARAMETERS
+
+    common = "noise (sigma, kind, law, perturb)"
+    own = [name for name in row.parameters if name not in NOISE_PARAMETERS or row.default(name) != PARAMETERS[name].default]
+    words = [common] * ("sigma" in row.parameters) + [f"{name}={row.default(name)}" for name in own]
+    return ", ".join(words) or "-"
 
 
 def method_row(row: Any) -> dict[str, Any]:

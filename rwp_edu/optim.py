@@ -165,7 +165,7 @@ class PerturbedOptimizer(Optimizer):
     def _warn_of_lost_gradients(self, plan: _Plan) -> None:
         """A step starts from no gradients; tell whoever has collected some since the last one."""
         if self._left is not None and any(
-            p.grad is not None and (p.grad is not left or p.grad._version != version)
+            p.grad is not None and (p.grad is not left or p.grad._version != version) and p.grad.any()
             for p, (left, version) in zip(plan.trained, self._left or [(None, 0)] * len(plan.trained))
         ):
             warnings.warn(

@@ -48,7 +48,7 @@ def test_the_race_is_stepped_and_its_metrics_are_not_measured(monkeypatch):
 
 @pytest.mark.parametrize("method", [None, *METHODS])
 def test_loops_train(method, monkeypatch):
-    monkeypatch.setattr(bench, "UPDATES", 40)
+    monkeypatch.setattr(bench, "UPDATES", 150)
     loop = Loop(0, method)
     accuracy = lambda: (loop.model(loop.x).argmax(1) == loop.y).float().mean().item()
     before = accuracy()

@@ -140,3 +140,25 @@ def test_reload_keeps_the_picture(page):
 
 def test_no_errors_in_the_console(page):
     assert [text for text in page.errors if "favicon" not in text] == []
+
+
+def test_arrows_of_one_update(page):
+    """The second screen, in the same kernel: opened in a cell of its own."""
+    page.evaluate(
+        """() => {
+            const widget = jupyterapp.shell.currentWidget;
+            const cells = widget.content.model.sharedModel;
+            cells.insertCell(0, {cell_type: 'code', source: 'arrows = rwp_edu.lab.update()\\narrows'});
+            widget.content.activeCellIndex = 0;
+            jupyterapp.commands.execute('notebook:run-cell');
+        }"""
+    )
+    method = page.locator(".rwp-lab .widget-toggle-buttons button:has-text('NSO')").first
+    method.click()
+    arrows = "[...document.querySelectorAll('.rwp-lab .js-plotly-plot')].map(p => p.layout).find(l => l.yaxis.scaleanchor).annotations.length"
+    until(page, f"{arrows} === 5")
+    handle = slider(page, "noise draws")
+    handle.focus()
+    handle.press("ArrowRight")
+    until(page, f"{arrows} === 9")
+    assert python(page, "print(arrows.state.method, arrows.state.k)").split() == ["nso", "2"]

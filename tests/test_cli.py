@@ -17,7 +17,7 @@ import pytest
 
 from rwp_edu import __version__, cli, training
 from rwp_edu.cli import COMMANDS, free, jupyter_arguments, main, notebooks_folder
-from rwp_edu.methods import METHODS, PARAMETERS
+from rwp_edu.methods import METHODS, NOISE_PARAMETERS, PARAMETERS
 from rwp_edu.settings import Settings
 from rwp_edu.training import Record
 
@@ -76,7 +76,8 @@ def test_methods_as_text(call):
         assert (
             row.formula in out
             and row.source in out
-            and re.search(rf"^{row.name} +{row.label} +{row.points} ", out, re.MULTILINE)
+            and re.search(rf"^{row.name} +{row.label} +{row.symbolic('points')} ", out, re.MULTILINE)
+            and all(f"{name}={row.default(name)}" in out for name in row.parameters if name not in NOISE_PARAMETERS)
         )
     for parameter in PARAMETERS.values():
         assert parameter.allowed in out and parameter.meaning in out
@@ -96,7 +97,10 @@ def test_methods_as_json(call):
         ("sigma", 0.1),
         ("kind", "published"),
         ("law", "gaussian"),
+        ("perturb", "all"),
         ("k", 1),
+        ("signs", "two-point"),
+        ("clean", 0.0),
     ]
     assert all(p["allowed"] for p in nso["parameters"])
 

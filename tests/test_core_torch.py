@@ -114,7 +114,7 @@ def test_non_contiguous_and_0_dim_parameters_train_as_any_other(name):
     values = [torch.randn(shape, generator=g) for shape in ((3, 4), (2, 3, 2, 2), ())]
     layouts = [
         lambda v: v.clone(),
-        lambda v: v.t().contiguous().t() if v.dim() == 2 else v.to(memory_format=torch.channels_last) if v.dim() == 4 else v,
+        lambda v: v.t().contiguous().t() if v.dim() == 2 else v.to(memory_format=torch.channels_last) if v.dim() == 4 else v.clone(),
         lambda v: torch.stack([v, v], -1)[..., 0],
     ]
     found = []
