@@ -289,3 +289,16 @@ def _bare(w, noise):
 def test_exercise_says_what_is_wrong(attempt, says, capsys):
     assert exercises.check_rwp(attempt) is (attempt is _solution)
     assert says in capsys.readouterr().out
+
+
+def test_copy_as_code_offers_the_chosen_methods_and_keeps_the_choice():
+    lab = rwp_edu.lab.race(methods="sgd,sam,rwp", **SMALL)
+    screen = lab.screen
+    assert screen.coded.options == ("sgd", "sam", "rwp") and screen.coded.value == "rwp" and "import RWP" in screen.code.value
+    screen.coded.value = "sam"
+    lab.set(methods="sam,nso")
+    screen.draw()
+    assert screen.coded.value == "sam" and "import SAM" in screen.code.value
+    lab.set(methods="nso")
+    screen.draw()
+    assert screen.coded.value == "nso"

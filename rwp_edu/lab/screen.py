@@ -260,7 +260,10 @@ class Screen(Live):
             self._make_chips()
             self.axis.value, self.smoothing.value = state.x, state.smoothing
             self.pace.value = min(PACES.values(), key=lambda pace: abs(pace - state.pace))
-            self.coded.options = state.methods
+            if self.coded.options != state.methods:
+                chosen = self.coded.value
+                self.coded.options = state.methods
+                self.coded.value = chosen if chosen in state.methods else state.methods[-1]
             self.start.disabled, self.pause.disabled = self.running, not self.running
             self.code.value = race.code(self.coded.value)
             self.setting.value = race.snippet
