@@ -117,7 +117,7 @@ def test_cost_is_the_counted_cost(name, k):
 
 
 @pytest.mark.parametrize(
-    ("name", "cost", "text", "points", "history"),
+    ("name", "cost", "text", "work", "history"),
     [
         ("sgd", (1, 1, 1, 1, 1), "1", "1", 0),
         ("sam", (2, 2, 1, 2, 1), "2", "2", 0),
@@ -136,11 +136,11 @@ def test_cost_is_the_counted_cost(name, k):
         ("bsam", (2, 2, 1, 2, 1), "2", "2", 2),
     ],
 )
-def test_cost_in_words(name, cost, text, points, history):
+def test_cost_in_words(name, cost, text, work, history):
     """The documented cost with k = 3: points, rounds, batches, work, slots."""
     counted = METHODS[name].cost(k=3)
     assert (counted.points, counted.rounds, counted.batches, counted.work, counted.slots) == cost
-    assert str(counted) == text and METHODS[name].points == points and METHODS[name].history == history
+    assert str(counted) == text and METHODS[name].symbolic("work") == work and METHODS[name].history == history
 
 
 def test_optional_points_cost_what_they_ask():

@@ -472,7 +472,7 @@ def test_classes_are_found_by_their_name(name):
 
 PER_GROUP = {
     "sigma": st.floats(0, 0.5),
-    "rho": st.floats(0.001, 0.1),
+    "rho": st.floats(0.001, 0.02),
     **dict.fromkeys(("lam", "beta", "ema", "remove", "alpha", "clean", "exponent", "beta2"), st.floats(0, 1)),
     **dict.fromkeys(("eta", "floor", "pull", "prior"), st.floats(0.01, 2)),
     "damping": st.floats(0.1, 1),

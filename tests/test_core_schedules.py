@@ -45,9 +45,15 @@ def test_progress_beyond_the_ends_is_that_of_the_ends(shape):
 def test_a_schedule_moves_all_groups(shape):
     optimizer = optimizer_of(0.3, 0.4)
     schedule = ScaleSchedule(optimizer, shape=shape, start=START, end=END, steps=20)
+
+    def closure():
+        loss = sum((p**2).sum() for group in optimizer.param_groups for p in group["params"])
+        loss.backward()
+        return loss
+
     for step in range(25):
         assert [group["sigma"] for group in optimizer.param_groups] == [scale(shape, START, END, step / 20)] * 2
-        optimizer.step(lambda: (sum((p**2).sum() for g in optimizer.param_groups for p in g["params"])).requires_grad_())
+        optimizer.step(closure)
         schedule.step()
 
 

@@ -44,7 +44,10 @@ def check_clean(path):
     assert "widgets" not in notebook.metadata, f"{path.name} stores the state of widgets: clear all outputs and save"
     for number, cell in enumerate(notebook.cells):
         if cell.cell_type == "code":
-            stored = f"cell {number} of {path.name} stores outputs: clear all outputs and save"
+            stored = (
+                f"cell {number} of {path.name} stores outputs: clear all outputs and save, or, if you only worked through it, "
+                "put the lessons back with `git restore notebooks`"
+            )
             assert not cell.outputs and cell.execution_count is None, stored
 
 
