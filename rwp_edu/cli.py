@@ -338,12 +338,14 @@ def table_of(record: Any, device: Any) -> str:
 
 def bench(arguments: Namespace) -> int:
     from rwp_edu.bench import measure
+    from rwp_edu.memory import extra_copies
     from rwp_edu.training import keep_freed_memory
 
     keep_freed_memory()
+    copies = extra_copies()
     results = measure(quick=arguments.quick)
     if arguments.json:
-        print_json({"version": __version__, "results": results})
+        print_json({"version": __version__, "results": results, "extra_copies_of_the_weights": copies})
         return 0
     heads = ("figure", "A", "B", "A / B", "quartiles", "pairs", "goal", "met")
     rows = [
@@ -366,7 +368,9 @@ def bench(arguments: Namespace) -> int:
         for r in results
         for what, key in (("A", "what_a"), ("B", "what_b"), ("in", "what"))
     ]
-    print(aligned(heads, rows, "<>>>>>>>"), aligned(("figure", "", "is"), legend, "<<<"), sep="\n\n")
+    memory = "copies of the weights at the peak of an optimizer's step, beyond those of torch.optim.SGD:\n"
+    memory += aligned(copies, [list(copies.values())], ">" * len(copies))
+    print(aligned(heads, rows, "<>>>>>>>"), aligned(("figure", "", "is"), legend, "<<<"), memory, sep="\n\n")
     return 0
 
 

@@ -63,6 +63,9 @@ class PerturbedOptimizer(Optimizer):
         if isinstance(base, (PerturbedOptimizer, torch.optim.LBFGS)):
             raise TypeError(f"{name} cannot wrap {type(base).__name__}: it needs an optimizer that steps without a closure")
         row = methods.get(self.method)
+        for key in row.parameters:
+            if key in base.defaults:
+                raise TypeError(f"{name} cannot wrap {type(base).__name__}: both have a {key!r} in their parameter groups")
         for key in hyper:
             if key not in row.parameters:
                 raise unknown(f"parameter of {name}", key, (*row.parameters, "seed"))
@@ -142,8 +145,9 @@ class PerturbedOptimizer(Optimizer):
         clean = plan.views(w)
         self._warn_of_lost_gradients(plan)
         guard = Guard(plan.parameters, self._generator, w.device)
-        memory = dict(self.memory)
         row = methods.get(self.method)
+        memory, sizes = self.memory, self._sizes  # if other parameters are trained now, a history says nothing about them
+        self.memory, self._sizes = dict(memory) if plan.sizes == sizes else {}, plan.sizes
         try:
             g = drive(row.start(w, **row.equip(plan.layout, [self._generator], self.memory, plan.hyper)), answer)
             if not _all_finite(g):
@@ -157,7 +161,7 @@ class PerturbedOptimizer(Optimizer):
                 self._left = [(p.grad, p.grad._version if p.grad is not None else 0) for p in plan.trained]
         except BaseException:
             torch._foreach_copy_(plan.trained, clean)
-            self.memory = memory
+            self.memory, self._sizes = memory, sizes
             guard.undo()
             raise
         return losses[0]
@@ -171,7 +175,7 @@ class PerturbedOptimizer(Optimizer):
             warnings.warn(
                 f"{type(self).__name__}.step discards gradients that were collected before it: call backward() only in the closure "
                 "(to accumulate over several batches, loop over them there)",
-                stacklevel=4,
+                stacklevel=5,
             )
             self._left = None
 
@@ -186,8 +190,6 @@ class PerturbedOptimizer(Optimizer):
         plan = self._plan
         if plan is None or plan.key != (trained, values) or any(map(operator.is_not, plan.parameters, parameters)):
             plan = self._plan = _Plan(self, parameters, (trained, values))
-        if plan.sizes != self._sizes:  # other parameters are trained now: a history of the former ones says nothing about them
-            self.memory, self._sizes = {}, plan.sizes
         return plan
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -221,7 +223,7 @@ class PerturbedOptimizer(Optimizer):
         noise = torch.Generator(device).set_state(own["generator"].cpu()) if drawn else None
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "rwp_edu"})
         self.seed, self._sizes, self._generator = own["seed"], tuple(own["sizes"]), noise
-        self.memory = {key: value.to(device) for key, value in own["memory"].items()}
+        self.memory = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in own["memory"].items()}
 
     def __getstate__(self) -> dict[str, Any]:
         generator_state = self._generator and (str(self._generator.device), self._generator.get_state())
@@ -306,7 +308,8 @@ def _flat_gradient(plan: _Plan, w: Tensor, seen: set[int], name: str) -> Tensor:
         return torch._utils._flatten_dense_tensors(gradients)
     flat = torch.zeros_like(w)
     views = plan.views(flat)
-    torch._foreach_copy_([views[i] for i in have], [gradients[i] for i in have])
+    if have:
+        torch._foreach_copy_([views[i] for i in have], [gradients[i] for i in have])
     return flat
 
 

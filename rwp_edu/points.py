@@ -101,7 +101,9 @@ class Layout:
             lengths = torch.tensor(rows, device=flat.device)
             self._segments = lengths, torch.repeat_interleave(torch.arange(len(rows), device=flat.device), lengths)
         lengths, filters = self._segments
-        return torch.segment_reduce(flat.square(), "sum", lengths=lengths, unsafe=True).sqrt_().index_select(0, filters)
+        squares = flat.to(torch.promote_types(flat.dtype, torch.float32)).square_() if flat.itemsize < 4 else flat.square()
+        sums = torch.segment_reduce(squares, "sum", lengths=lengths, unsafe=True)
+        return sums.sqrt_().to(flat.dtype).index_select(0, filters)
 
     def flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """Copy parameters (in order) into one flat tensor ``(P,)``."""

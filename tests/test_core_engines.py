@@ -1,5 +1,7 @@
 """One definition, two engines: the optimizer of a user's own loop and the batched race give the same weights."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given
@@ -48,7 +50,7 @@ def in_a_loop(settings, dtype):
         drawn = [problem.draw(batch) for batch in range(cost.batches)]
         parts = cost.slots // cost.batches
         cuts = [[j * len(y[0]) // parts for j in range(parts + 1)] for _, y in drawn]
-        optimizer.step(*(closure(x[0, a:b], y[0, a:b]) for (x, y), cut in zip(drawn, cuts) for a, b in zip(cut, cut[1:])))
+        optimizer.step(*(closure(x[0, a:b], y[0, a:b]) for (x, y), cut in zip(drawn, cuts) for a, b in pairwise(cut)))
         if settings.schedule == "cosine":
             schedule.step()
     return torch.nn.utils.parameters_to_vector(module.parameters()).detach()
@@ -195,6 +197,46 @@ def test_update_counts_and_asks_all_methods_of_a_round_at_once():
         assert cost.points == sum(call.count((group.method, b)) for call in calls for b in range(cost.batches))
         assert group.work == cost.work
         assert g.shape == (1, 2) and group.displacement is None and group.seconds > 0
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in METHODS if "noise" in METHODS[name].needs and "rho" not in METHODS[name].parameters]
+)
+def test_matrices_only_leaves_biases_alone_in_both_engines(name):
+    """At every point of three steps, and the entries of the matrices do move."""
+    module = Digits([0], width=8, train=60, batch=20).module()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.add_(0.1)
+    start = [p.detach().clone() for p in module.parameters()]
+    layout, moved = Layout({str(i): p.shape for i, p in enumerate(start)}), []
+
+    def note(values):
+        moved.append([not torch.equal(value, p.expand_as(value)) for value, p in zip(values, start)])
+
+    def closure():
+        note([p.detach() for p in module.parameters()])
+        loss = sum(p.square().sum() for p in module.parameters())
+        loss.backward()
+        return loss
+
+    optimizer = OPTIMIZERS[name](torch.optim.SGD(module.parameters(), lr=0.0), perturb="matrices")
+    for _ in range(3):
+        optimizer.step(closure)
+    in_a_loop, moved = moved, []
+    hyper = {key: METHODS[name].default(key) for key in PARAMETERS} | {"perturb": "matrices"}
+    group = Group(name, hyper, [generator(0, "noise"), generator(1, "noise")])
+    for _ in range(3):
+
+        def answer(points, groups):
+            for at in points:
+                note(layout.split(at.w))
+            return [torch.ones_like(at.w) for at in points]
+
+        update([layout.flatten(start).repeat(2, 1)], [group], layout, answer)
+    for found in (in_a_loop, moved):
+        noisy = [point for point in found if any(point)]
+        assert noisy and all(point == [p.dim() > 1 for p in start] for point in noisy)
 
 
 def test_displacement_is_that_of_the_farthest_point_relative_to_the_weights():

@@ -1,5 +1,7 @@
 """Whatever fails at whatever closure call of whatever method and model: everything is as before the step."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -32,8 +34,13 @@ class Net(nn.Module):
     def __init__(self, widths, norm, dropout, frozen):
         super().__init__()
         layers = []
-        for a, b in zip(widths, widths[1:]):
-            layers += [nn.Linear(a, b), *([nn.BatchNorm1d(b, momentum=norm)] if norm != 0 else []), nn.Tanh(), nn.Dropout(dropout)]
+        for a, b in pairwise(widths):
+            layers += [
+                nn.Linear(a, b),
+                *([nn.BatchNorm1d(b, momentum=norm)] if norm != 0 else []),
+                nn.Tanh(),
+                nn.Dropout(dropout),
+            ]
         self.layers = nn.Sequential(*layers)
         self.gain = nn.Parameter(torch.tensor(1.5))
         self.register_buffer("calls", torch.tensor(0.0))

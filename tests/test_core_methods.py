@@ -52,7 +52,12 @@ def answer(points):
 
 
 def combined(name, w=W, answer=answer, **given):
-    return drive(METHODS[name].start(w, **{**GIVEN, "layout": LAYOUT, "noise": lambda w: U, "normal": lambda w: U, "memory": {}, **given}), answer)
+    return drive(
+        METHODS[name].start(
+            w, **{**GIVEN, "layout": LAYOUT, "noise": lambda w: U, "normal": lambda w: U, "memory": {}, **given}
+        ),
+        answer,
+    )
 
 
 def close(found, expected):
@@ -109,7 +114,7 @@ def test_cost_is_the_counted_cost(name, k):
         return answer(points)
 
     combined(name, answer=count, k=k)
-    cost, asked = METHODS[name].cost(k=k), sum(rounds, [])
+    cost, asked = METHODS[name].cost(k=k), [at for points in rounds for at in points]
     batches, slots = {at.batch for at in asked}, {at.batch * at.of + at.part for at in asked}
     assert (cost.points, cost.rounds, cost.batches) == (len(asked), len(rounds), len(batches))
     assert batches == set(range(cost.batches)) and slots == set(range(cost.slots))

@@ -270,6 +270,16 @@ def test_a_parameter_used_at_some_points_only_counts_as_zero_at_the_others():
     torch.testing.assert_close(sometimes.detach(), torch.tensor([3.0 - 4 / 2], dtype=torch.float64))
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_a_pass_that_reaches_no_parameter_counts_as_zero(name):
+    """As when a mini-batch has nothing to learn from; bSAM without its prior, which is a weight decay."""
+    w, elsewhere = vector(1.0, 2.0), vector(3.0)
+    optimizer = OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1), **({"prior": 0.0} if name == "bsam" else {}))
+    for _ in range(2):
+        optimizer.step(quadratic(elsewhere))
+    assert w.tolist() == [1.0, 2.0] and w.grad is None
+
+
 def test_tied_weights_are_one_parameter():
     torch.manual_seed(0)
     first = nn.Linear(3, 3, bias=False, dtype=torch.float64)
@@ -588,12 +598,14 @@ def test_a_closure_must_return_the_loss(name, returned):
 def test_too_many_closures(name):
     w, slots = vector(1.0), METHODS[name].cost().slots
     several = rf", or {slots}: one for each of its batches or parts of a batch" if slots > 1 else ""
-    for given in {slots + 1, slots + 2, 2 * slots + 1, *range(2, slots)}:
-        with pytest.raises(TypeError, match=rf"{OPTIMIZERS[name].__name__}\.step takes one closure{several}; got {given} closures"):
-            OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(*[quadratic(w)] * given)
+    for number in {slots + 1, slots + 2, 2 * slots + 1, *range(2, slots)}:
+        with pytest.raises(
+            TypeError, match=rf"{OPTIMIZERS[name].__name__}\.step takes one closure{several}; got {number} closures"
+        ):
+            OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(*[quadratic(w)] * number)
     assert w == 1.0
-    for given in {1, slots}:
-        OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(*[quadratic(w)] * given)
+    for number in {1, slots}:
+        OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1)).step(*[quadratic(w)] * number)
 
 
 @pytest.mark.parametrize(("name", "key"), [(name, key) for name in METHODS for key in METHODS[name].parameters])

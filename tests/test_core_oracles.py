@@ -228,9 +228,15 @@ def test_every_method_has_an_oracle_or_a_golden_value():
 def test_the_history_of_adaptive_rwp_by_hand(name):
     """v = 1, 4.5 for gradients 1, 2 and beta = 1/2; the scaled noise is that of the released code."""
     memory, asked, w = {}, [], torch.zeros(1, dtype=torch.float64)
-    given = complete(name, {"eta": 2.0, "beta": 0.5}) | {"memory": memory, "layout": Layout({"w": (1,)}), "noise": torch.ones_like}
+    given = complete(name, {"eta": 2.0, "beta": 0.5}) | {
+        "memory": memory,
+        "layout": Layout({"w": (1,)}),
+        "noise": torch.ones_like,
+    }
     for g, v in ((1.0, 1.0), (2.0, 4.5), (0.0, 2.25)):
-        drive(METHODS[name].start(w, **given), lambda points, g=g: [asked.append(at.w) or torch.full_like(w, g) for at in points])
+        drive(
+            METHODS[name].start(w, **given), lambda points, g=g: [asked.append(at.w) or torch.full_like(w, g) for at in points]
+        )
         assert memory["v"].tolist() == [v]
     noisy = torch.cat(asked)[METHODS[name].cost().points - 1 :: METHODS[name].cost().points]
     torch.testing.assert_close(noisy, torch.tensor([1.0, 3.0, 10.0], dtype=torch.float64) ** -0.5)

@@ -114,7 +114,9 @@ def test_non_contiguous_and_0_dim_parameters_train_as_any_other(name):
     values = [torch.randn(shape, generator=g) for shape in ((3, 4), (2, 3, 2, 2), ())]
     layouts = [
         lambda v: v.clone(),
-        lambda v: v.t().contiguous().t() if v.dim() == 2 else v.to(memory_format=torch.channels_last) if v.dim() == 4 else v.clone(),
+        lambda v: (
+            v.t().contiguous().t() if v.dim() == 2 else v.to(memory_format=torch.channels_last) if v.dim() == 4 else v.clone()
+        ),
         lambda v: torch.stack([v, v], -1)[..., 0],
     ]
     found = []
@@ -177,7 +179,8 @@ def test_several_precisions_in_one_model(name):
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("name", "key"), [(name, key) for name in METHODS for key in METHODS[name].parameters if type(METHODS[name].default(key)) is float]
+    ("name", "key"),
+    [(name, key) for name in METHODS for key in METHODS[name].parameters if type(METHODS[name].default(key)) is float],
 )
 def test_any_number_may_differ_between_groups(name, key, dtype):
     """Equal values in all groups, given apart, are one value; different ones give something else and no error."""

@@ -65,7 +65,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("prior", "", 40.0, "bSAM: precision of the prior; prior/N acts as weight decay", slider=(0.0, 50.0), step=0.5,
                   title="bSAM's prior"),
         Parameter("damping", "", 0.1, "bSAM: added to the precision s", title="bSAM's damping"),
-        Parameter("beta1", "β₁", 0.9, "bSAM: momentum", high=0.9999, title="bSAM's momentum"),
+        Parameter("beta1", "β₁", 0.9, "bSAM: momentum", high=0.9999, slider=(0.0, 0.99), title="bSAM's momentum"),
         Parameter("beta2", "β₂", 0.999, "bSAM: decay of the precision s", high=1.0, step=0.001, title="bSAM's memory"),
     )
 }  # fmt: skip

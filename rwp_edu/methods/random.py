@@ -22,7 +22,16 @@ def mean(gradients: list[Tensor]) -> Tensor:
 def mix(clean: Tensor, noisy: Tensor, lam: float | Tensor, lam_of: str) -> Tensor:
     """(1-λ) clean + λ noisy, or the other way round if λ weighs the clean gradient."""
     first, second = (clean, noisy) if lam_of == "noisy" else (noisy, clean)
-    return torch.lerp(first, second, lam)
+    return _lerp(first, second, lam)
+
+
+def _lerp(start: Tensor, end: Tensor, weight: float | Tensor) -> Tensor:
+    return torch.lerp(start, end, weight.to(start.dtype) if isinstance(weight, Tensor) else weight)
+
+
+def _per_parameter(value: float | Tensor, layout: Layout) -> list[float | Tensor]:
+    """One value for every parameter: flat ``(P,)`` where parameter groups differ, cut as the filters are."""
+    return layout.filters(value) if isinstance(value, Tensor) else [value] * len(layout.shapes)
 
 
 def sgd(w: Tensor) -> Conversation:
@@ -55,10 +64,11 @@ def lpf_sgd(w: Tensor, noise: Callable, k: int) -> Conversation:
 def _shrunk(u: Tensor, memory: dict[str, Tensor], layout: Layout, eta: float, exponent: float, granularity: str) -> Tensor:
     """u / (1 + η S)^exponent with S the history v, summed over each filter of a tensor with two or more dimensions."""
     if "v" in memory:
-        for rows, history, shape in zip(layout.filters(u), layout.filters(memory["v"]), layout.shapes):
+        own = _per_parameter(eta, layout), _per_parameter(exponent, layout)
+        for rows, history, shape, strength, power in zip(layout.filters(u), layout.filters(memory["v"]), layout.shapes, *own):
             if granularity == "filter" and len(shape) > 1:
                 history = history.sum(-1, keepdim=True)
-            rows.mul_((1 + eta * history).pow(-exponent))
+            rows.mul_((1 + strength * history).pow(-power))
     return u
 
 
@@ -121,13 +131,14 @@ def nso(w: Tensor, noise: Callable, k: int, signs: str, clean: float) -> Convers
     same batch. ``signs="one-point"`` asks at w + uⱼ only; ``clean`` > 0 adds the gradient at w with that weight. Differs
     from the released code, which always evaluates the clean gradient, even when its weight is 0.
     """
-    points: list[Any] = [At(w)] if clean else []
+    asks = isinstance(clean, Tensor) or clean > 0  # a tensor where parameter groups differ
+    points: list[Any] = [At(w)] if asks else []
     for u in [noise(w) for _ in range(k)]:
         points += [At(w + u), At(w - u)] if signs == "two-point" else [At(w + u)]
     gradients = yield points
-    if not clean:
+    if not asks:
         return mean(gradients)
-    return torch.lerp(mean(gradients[1:]), gradients[0], clean)
+    return _lerp(mean(gradients[1:]), gradients[0], clean)
 
 
 def a_rwp(w: Tensor, noise: Callable) -> Conversation:
