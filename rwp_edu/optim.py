@@ -73,7 +73,7 @@ class PerturbedOptimizer(Optimizer):
         self._generator: torch.Generator | None = None
         self._sizes: tuple[int, ...] = ()
         self._plan: _Plan | None = None
-        self._left: list[tuple[Tensor | None, int]] | None = []
+        self._left: dict[Tensor, tuple[int, int]] | None = {}  # identity and version of the gradients of the latest step
         own = {key: hyper.get(key, row.default(key)) for key in row.parameters}
         self.defaults = {**base.defaults, **own}
         for group, keys in getattr(base, "_filled_by_rwp_edu", ()):  # wrapped before: forget that wrapper's defaults
@@ -158,7 +158,7 @@ class PerturbedOptimizer(Optimizer):
                     p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
             self.base.step()
             if self._left is not None:
-                self._left = [(p.grad, p.grad._version if p.grad is not None else 0) for p in plan.trained]
+                self._left = {p: (id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
         except BaseException:
             torch._foreach_copy_(plan.trained, clean)
             self.memory, self._sizes = memory, sizes
@@ -169,8 +169,7 @@ class PerturbedOptimizer(Optimizer):
     def _warn_of_lost_gradients(self, plan: _Plan) -> None:
         """A step starts from no gradients; tell whoever has collected some since the last one."""
         if self._left is not None and any(
-            p.grad is not None and (p.grad is not left or p.grad._version != version) and p.grad.any()
-            for p, (left, version) in zip(plan.trained, self._left or [(None, 0)] * len(plan.trained))
+            p.grad is not None and (id(p.grad), p.grad._version) != self._left.get(p) and p.grad.any() for p in plan.trained
         ):
             warnings.warn(
                 f"{type(self).__name__}.step discards gradients that were collected before it: call backward() only in the closure "
@@ -232,7 +231,7 @@ class PerturbedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._plan, self._left = None, []
+        self._plan, self._left = None, {}
         if saved := state["_generator"]:
             self._generator = torch.Generator(saved[0]).set_state(saved[1])
         super().__setstate__({})

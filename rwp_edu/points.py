@@ -52,6 +52,11 @@ def drive(conversation: Conversation, answer: Callable[[list[At]], list[Tensor]]
         conversation.close()
 
 
+def wide(x: Tensor) -> Tensor:
+    """``x`` in at least float32: histories in shorter types would stand still."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 class Layout:
     """Where every parameter lies in the flat weights.
 
@@ -101,8 +106,7 @@ class Layout:
             lengths = torch.tensor(rows, device=flat.device)
             self._segments = lengths, torch.repeat_interleave(torch.arange(len(rows), device=flat.device), lengths)
         lengths, filters = self._segments
-        squares = flat.to(torch.promote_types(flat.dtype, torch.float32)).square_() if flat.itemsize < 4 else flat.square()
-        sums = torch.segment_reduce(squares, "sum", lengths=lengths, unsafe=True)
+        sums = torch.segment_reduce(wide(flat).square(), "sum", lengths=lengths, unsafe=True)
         return sums.sqrt_().to(flat.dtype).index_select(0, filters)
 
     def flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:

@@ -46,6 +46,7 @@ _HERE: dict[str, dict[str, Any]] = {
     "lam": {"ticks": ((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))},
     "eta": {"default": 1.0, "ticks": ((0.1, "published"), (1.0, "here"), (5.0, "5"))},
     "beta": {"default": 0.9},
+    "prior": {"default": 3.0},
 }
 RACE = {name: dataclasses.replace(row, **_HERE.get(name, {})) for name, row in methods.PARAMETERS.items()}
 PARAMETERS: dict[str, Parameter] = {**RACE, **TRAINING}

@@ -247,6 +247,23 @@ def test_a_parameter_frozen_between_two_steps_stays(name):
 
 
 @pytest.mark.parametrize("name", METHODS)
+def test_other_trained_parameters_are_no_reason_to_warn_and_gradients_collected_before_a_step_are(name):
+    parameters = [vector(1.0, 2.0), vector(3.0), vector(0.5, 0.1)]
+    optimizer = OPTIMIZERS[name](torch.optim.SGD(parameters[:2], lr=0.001))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for step in range(8):
+            parameters[0].requires_grad_(step not in (2, 3))
+            parameters[1].requires_grad_(step != 6)
+            if step == 5:
+                optimizer.add_param_group({"params": parameters[2:]})
+            optimizer.step(quadratic(*parameters[: 2 + (step >= 5)]))
+    quadratic(*parameters)()
+    with pytest.warns(UserWarning, match="discards gradients that were collected before it"):
+        optimizer.step(quadratic(*parameters))
+
+
+@pytest.mark.parametrize("name", METHODS)
 def test_an_unused_parameter_is_left_to_the_base_optimizer_as_ever(name):
     """It has no gradient, so not even weight decay acts on it."""
     w, unused = vector(1.0, 2.0), vector(3.0)

@@ -307,3 +307,23 @@ def test_a_grad_scaler_is_refused_with_the_remedy(name):
     with pytest.raises(RuntimeError, match="Closure"):
         scaler.step(optimizer, closure=quartic(w))
     assert w.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize("name", [row.name for row in METHODS.values() if row.history])
+def test_histories_of_bfloat16_parameters_are_kept_in_float32(name):
+    w = torch.nn.Parameter(torch.full((3, 2), 0.5, dtype=torch.bfloat16))
+    optimizer = OPTIMIZERS[name](torch.optim.SGD([w], lr=0.0))
+
+    def closure():
+        loss = (w.float() * 0.01).sum()
+        loss.backward()
+        return loss
+
+    before = None
+    for _ in range(300):
+        optimizer.step(closure)
+        assert all(value.dtype == torch.float32 for value in optimizer.memory.values())
+        now = {key: value.clone() for key, value in optimizer.memory.items()}
+        assert before is None or any(not torch.equal(now[key], before[key]) for key in now) or name == "fsam"
+        before = now
+    assert w.dtype == torch.bfloat16 and torch.equal(w, torch.full_like(w, 0.5))

@@ -200,7 +200,7 @@ class Method:
         )
 
 
-BSAM_ALONE = {"momentum": 0.0, "weight_decay": 0.0, "rho": 0.01, "prior": 3.0}
+BSAM_ALONE = {"momentum": 0.0, "weight_decay": 0.0, "rho": 0.01}
 
 METHODS: dict[str, Method] = {
     row.name: row

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rwp_edu.points import At, Conversation, Layout
+from rwp_edu.points import At, Conversation, Layout, wide
 
 
 def norm(g: Tensor) -> Tensor:
@@ -64,7 +64,7 @@ def fsam(w: Tensor, memory: dict, rho: float, ema: float, remove: float) -> Conv
     (g,) = yield [At(w)]
     m = memory.get("m")
     d = g if m is None else g - remove * m
-    memory["m"] = g if m is None else ema * m + (1 - ema) * g
+    memory["m"] = wide(g) if m is None else ema * m + (1 - ema) * g
     (g,) = yield [At(w + d * (rho / norm(d)))]
     return g
 
@@ -112,10 +112,10 @@ def bsam(
     training examples. It has its own momentum and weight decay: wrap plain SGD with neither. Versions that add isotropic noise
     to Adam, or never remove the noise, are different methods.
     """
-    s = memory.get("s", torch.ones_like(w))
+    s = memory.get("s", torch.ones_like(wide(w)))
     delta = prior / examples
     (g_noisy,) = yield [At(w + normal(w) / (examples * s).sqrt())]
     (g,) = yield [At(w + rho * g_noisy / s)]
-    memory["m"] = beta1 * memory.get("m", torch.zeros_like(w)) + (1 - beta1) * (g + delta * w)
+    memory["m"] = beta1 * memory.get("m", torch.zeros_like(s)) + (1 - beta1) * (g + delta * w)
     memory["s"] = beta2 * s + (1 - beta2) * (s.sqrt() * g_noisy.abs() + damping + delta)
     return memory["m"] / s

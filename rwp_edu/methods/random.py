@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rwp_edu.points import At, Conversation, Layout
+from rwp_edu.points import At, Conversation, Layout, wide
 
 
 def mean(gradients: list[Tensor]) -> Tensor:
@@ -73,7 +73,8 @@ def _shrunk(u: Tensor, memory: dict[str, Tensor], layout: Layout, eta: float, ex
 
 
 def _remember(memory: dict[str, Tensor], g: Tensor, beta: float) -> None:
-    memory["v"] = g.square() if "v" not in memory else beta * memory["v"] + g.square()
+    squared = wide(g).square()
+    memory["v"] = squared if "v" not in memory else beta * memory["v"] + squared
 
 
 def arwp(
