@@ -146,7 +146,7 @@ assert check_nso(solution)
 # %% [markdown]
 # ## Where does the picture mislead?
 #
-# In two dimensions a random direction is as good as the worst one, so σ and ρ look alike. In a network with thousands of weights a random
+# In two dimensions a random direction is nearly as bad as the worst one, so σ and ρ look alike. In a network with thousands of weights a random
 # perturbation must be many times longer than SAM's to raise the loss as much: in *Start here* compare the panel *size of the perturbation*. And
 # one update says nothing about where a training ends: that is the race.
 #
