@@ -87,12 +87,13 @@ class Control:
             return w.IntSlider(min=int(low), max=max(int(high), value), step=int(row.step), **common)
         return w.FloatSlider(min=low, max=max(high, value), step=row.step, readout_format=".3g", **common)
 
-    def explain(self, why: str) -> None:
+    def explain(self, why: str, off: bool = False) -> None:
+        """Say why the control has no effect now; one that is ``off`` is dimmed too."""
         symbol = f"<i>{self.row.symbol}</i>&nbsp; " if self.row.symbol else ""
         text = f"<span>{symbol}{self.row.title}</span><span class='rwp-why'>{why}</span>"
         if text not in self.head.value:
             self.head.value = f"<div class='rwp-head' title='{self.row.meaning}'>{text}</div>"
-        self.input.disabled = bool(why)
+        self.input.disabled = off
 
     def show(self, value: Any) -> None:
         if isinstance(self.input, (w.IntSlider, w.FloatSlider)) and value > self.input.max:

@@ -251,12 +251,12 @@ class Screen(Live):
         race, state = self.race, self.race.state
         self._showing = True
         try:
-            asked = {name for name, _ in self._asked}
+            asked, waiting = {name for name, _ in self._asked}, race.waiting
             for name, control in self.controls.items():
                 if name not in asked:
                     control.show(getattr(state, name))
-                control.explain(words.unused(name, state) or ("acts at Reset" if name in race.waiting else ""))
-                control.input.disabled = bool(words.unused(name, state))
+                unused = words.unused(name, state)
+                control.explain(unused or ("acts at Reset" if name in waiting else ""), off=bool(unused))
             self._make_chips()
             self.axis.value, self.smoothing.value = state.x, state.smoothing
             self.pace.value = min(PACES.values(), key=lambda pace: abs(pace - state.pace))
@@ -321,7 +321,7 @@ class Screen(Live):
                         axis.range = value["range"]
                     if axis.title.text != value.get("title", {}).get("text"):
                         axis.title.text = value["title"]["text"]
-                elif name in ("shapes", "annotations") and len(value) != len(self.figure.layout[name]) or len(marks):
+                elif name in ("shapes", "annotations") and (marks or len(value) != len(self.figure.layout[name])):
                     self.figure.layout[name] = value
         self._drawn = now
 

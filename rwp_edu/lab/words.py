@@ -83,6 +83,14 @@ def code(settings: Settings, entrant: str) -> str:
     if settings.schedule == "cosine":
         schedule = f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={settings.steps})\n"
         lines = [*lines, "scheduler.step()"]
+    moving = [name for name in ("sigma", "rho") if name in row.parameters and values["scale"] != "constant"]
+    for name in moving:
+        start, end = values["scale_start"] * values[name], values[name]
+        ends = f"shape={values['scale']!r}, start={start:g}, end={end:g}, steps={settings.steps}"
+        schedule += f'{name}_schedule = ScaleSchedule(optimizer, "{name}", {ends})\n'
+        lines = [*lines, f"{name}_schedule.step()"]
+    if moving:
+        imports += "from rwp_edu.schedules import ScaleSchedule\n"
     loop = "".join(f"    {line}\n" for line in lines)
     return f"""import torch
 from rwp_edu.problems.digits import Digits
