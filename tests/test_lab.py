@@ -114,7 +114,7 @@ VARIANTS = (
 )
 
 
-@pytest.mark.parametrize("method", [*METHODS, *VARIANTS, "rsam:sigma=0.05:scale=switch-off"])
+@pytest.mark.parametrize("method", [*METHODS, *VARIANTS, "rsam:sigma=0.2:scale=cosine"])
 def test_copied_code_runs_as_pasted_and_repeats_the_run(method):
     lab = rwp_edu.lab.race(methods=method, seeds=1, steps=60, seed=3)
     lab.run()
