@@ -57,7 +57,7 @@ def update(w: list[Tensor], groups: list[Group], layout: Layout, gradients: Grad
         for i, talk in list(talks.items()):
             began = perf_counter()
             try:
-                asked[i] = talk.send(answers[i])
+                asked[i] = list(talk.send(answers[i]))
                 if measure:
                     for at in asked[i]:
                         moved = torch.linalg.vector_norm(at.w - w[i], dim=1)

@@ -18,9 +18,16 @@ from typing import Any
 
 import torch
 
-from rwp_edu.methods import METHODS
+from rwp_edu import rivals
+from rwp_edu.batched import Group, update
+from rwp_edu.descent import Descent
+from rwp_edu.methods import METHODS, PARAMETERS
+from rwp_edu.noise import generator
 from rwp_edu.optim import OPTIMIZERS
+from rwp_edu.points import At
 from rwp_edu.problems.digits import Digits
+from rwp_edu.problems.sensing import Sensing
+from rwp_edu.problems.surfaces import SHARP_AND_WIDE, grid
 from rwp_edu.settings import Entrant, Settings
 from rwp_edu.training import Run, one_thread
 
@@ -198,6 +205,108 @@ STEP_GOALS = {
 }
 
 
+def trajectories() -> tuple[Measurement, Measurement]:
+    """CPU microseconds per update of 1,000 trajectories of RWP on a surface: by autograd in a plain loop, and by ``Descent``."""
+    starts, scale, lr = grid(SHARP_AND_WIDE.view, 40, 25), 0.2, 0.01
+    wells = [(depth, width, torch.tensor(centre)) for depth, width, *centre in SHARP_AND_WIDE.wells]
+    descent = Descent(SHARP_AND_WIDE, "rwp", starts, lr=lr, sigma=scale, kind="isotropic")
+
+    def value(x: torch.Tensor) -> torch.Tensor:
+        inside = sum(a * torch.exp(-((x - c) ** 2).sum(-1) / (2 * s**2)) for a, s, c in wells)
+        return SHARP_AND_WIDE.bowl * (x**2).sum(-1) - inside
+
+    def by_autograd() -> None:
+        w, noise = starts, torch.Generator().manual_seed(0)
+        for _ in range(UPDATES):
+            x = (w + scale * torch.randn(w.shape, generator=noise)).requires_grad_()
+            (g,) = torch.autograd.grad(value(x).sum(), x)
+            w = w - lr * g
+
+    return (lambda: seconds_of(by_autograd) * 1e6 / UPDATES), (
+        lambda: seconds_of(lambda: descent.advance(UPDATES)) * 1e6 / UPDATES
+    )
+
+
+def sensing_gradients() -> tuple[Measurement, Measurement]:
+    """CPU milliseconds of a gradient of matrix sensing: by the products that the released code of 2306.08553 forms, and by ours.
+
+    Theirs weighs the measurements by a diagonal matrix (n, n) and sums the result, all in float64.
+    """
+    problem = Sensing([0], d=100, rank=5, n=500)
+    w, a, y = problem.init(), problem.measurements().flatten(1).double(), problem.y[0].double()
+    dense = w.view(100, 100).double()
+
+    def theirs() -> None:
+        residuals = a @ (dense @ dense.T).flatten() - y
+        (torch.diag(residuals) @ a).mean(0).view(100, 100) @ dense
+
+    def ours() -> None:
+        for _ in range(UPDATES):
+            problem.gradient(w)
+
+    return (lambda: seconds_of(theirs) * 1e3), (lambda: seconds_of(ours) * 1e3 / UPDATES)
+
+
+def sensing_points(points: int) -> tuple[Measurement, Measurement]:
+    """CPU milliseconds per gradient of matrix sensing at many points: one by one, and at once."""
+    problem = Sensing([0], d=100, rank=5, n=2500)
+    asked = [At(problem.init()) for _ in range(points)]
+
+    def alone() -> None:
+        for at in asked:
+            problem.gradients([at])
+
+    def together() -> None:
+        problem.gradients(asked)
+
+    return (lambda: seconds_of(alone) * 1e3 / points), (lambda: seconds_of(together) * 1e3 / points)
+
+
+def sensing_figure(updates: int) -> tuple[Measurement, Measurement]:
+    """CPU seconds of the 5,000 updates in the figure of 2306.08553, from ``updates``: SGD, RWP and NSO one by one, and at once."""
+    problem = Sensing([0], d=100, rank=5, n=2500)
+    groups = []
+    for name in ("sgd", "rwp", "nso"):
+        hyper = {key: METHODS[name].default(key) for key in PARAMETERS} | {"kind": "isotropic", "sigma": 0.08}
+        groups.append(Group(name, hyper, [generator(0, "noise")]))
+
+    def train(some: list[Group]) -> None:
+        w = [problem.init() for _ in some]
+        for _ in range(updates):
+            w = [v - 0.0025 * g for v, g in zip(w, update(w, some, problem.layout, problem.gradients))]
+
+    def alone() -> None:
+        for group in groups:
+            train([group])
+
+    return (lambda: seconds_of(alone) * 5000 / updates), (lambda: seconds_of(lambda: train(groups)) * 5000 / updates)
+
+
+def flatness_row(name: str, a: str, b: str, goal: str, pairs: int, make: Callable[[], rivals.Pair]) -> Row:
+    def prepare(_: ExitStack) -> tuple[Measurement, Measurement]:
+        plain, ours = make()
+        return (lambda: seconds_of(plain) * 1e3), (lambda: seconds_of(ours) * 1e3)
+
+    return Row(name, a, b, "ms", "CPU time, on one thread", goal, pairs, prepare)
+
+
+def convolutions() -> rivals.Pair:
+    make, (_, *image) = networks()["CNN of 53k"]
+    torch.manual_seed(0)
+    return rivals.convolutions(make(), torch.randn(32, *image))
+
+
+PLAIN = "one product with the Hessian after another, through a graph that is kept"
+FLATNESS = (
+    ("trace of the Hessian, MLP of 4.8k", f"{PLAIN}: 100 probes, 300 images", "rwp_edu.traces.trace", ">= 3", 20, rivals.trace),
+    ("top eigenvalue, MLP of 4.8k", f"{PLAIN}: power iteration to 2e-4", "rwp_edu.spectra.eigenvalues to 1e-4", ">= 1.7", 20, rivals.top),
+    ("spectral density, MLP of 4.8k", f"{PLAIN}: 4 probes of 50 steps", "rwp_edu.spectra.density", ">= 2.5", 7, rivals.density),
+    ("trace of the Hessian, CNN of 53k", f"{PLAIN}: 16 probes, 32 images", "rwp_edu.traces.trace", ">= 0.9", 5, convolutions),
+    ("41 x 41 slice, MLP of 4.8k", "a loop of forward passes, 64 images", "rwp_edu.slices.evaluate", ">= 3.5", 7, rivals.plane),
+    ("trace and top eigenvalue of 40 runs", "one run after another, 300 images each", "all at once", "", 7, rivals.many_runs),
+)  # fmt: skip
+
+
 def importing(modules: str) -> Measurement:
     """CPU milliseconds of an import in a fresh process."""
     code = f"import time; began = time.process_time(); import {modules}; print(time.process_time() - began)"
@@ -270,6 +379,47 @@ ROWS = (
         20,
         lambda _: (one_by_one([Loop(0, method) for method in Settings().methods], Loop.perturbed), race()),
     ),
+    Row(
+        "1,000 trajectories on a surface",
+        "RWP in a loop with torch.autograd, all trajectories as one tensor",
+        "the same by rwp_edu.descent, with gradients written by hand",
+        "µs",
+        "CPU time per update, on one thread",
+        ">= 3",
+        20,
+        lambda _: trajectories(),
+    ),
+    Row(
+        "a gradient of matrix sensing",
+        "the products of the released code of 2306.08553, dense and in float64",
+        "rwp_edu.problems.sensing, in float32; d = 100, n = 500 in both",
+        "ms",
+        "CPU time per gradient, on one thread",
+        ">= 50",
+        7,
+        lambda _: sensing_gradients(),
+    ),
+    Row(
+        "64 points of matrix sensing at once",
+        "one by one, by the same code",
+        "all at once; d = 100, n = 2500",
+        "ms",
+        "CPU time per gradient, on one thread",
+        ">= 4",
+        7,
+        lambda _: sensing_points(64),
+    ),
+    Row(
+        "the figure of 2306.08553",
+        "SGD, RWP and NSO one after another, at the published size: d = 100, n = 2500",
+        "the three at once",
+        "s",
+        "CPU time of all 5,000 updates, from 20, on one thread",
+        "",
+        5,
+        lambda _: sensing_figure(20),
+    ),
+    *(flatness_row(*row) for row in FLATNESS),
     Row(
         "import",
         "import rwp_edu, rwp_edu.optim, rwp_edu.training",

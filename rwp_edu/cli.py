@@ -18,7 +18,7 @@ import tempfile
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -156,7 +156,8 @@ def lab(arguments: Namespace) -> int:
 
 def methods(arguments: Namespace) -> int:
     from rwp_edu.methods import METHODS, PARAMETERS
-    from rwp_edu.settings import RACE
+    from rwp_edu.problems import PROBLEMS
+    from rwp_edu.settings import parameters as settings_in
 
     if arguments.json:
         print_json({"methods": [method_row(row) for row in METHODS.values()]})
@@ -186,9 +187,9 @@ def methods(arguments: Namespace) -> int:
         aligned(("method", "parameters and their published values"), [(r.name, published(r)) for r in rows], "<<"),
         aligned(("method", "formula", "source"), [(r.name, r.formula, r.source) for r in rows], "<<<"),
         aligned(
-            ("parameter", "in train", "allowed"),
-            [(p.name, RACE[p.name].default, p.allowed) for p in parameters],
-            "<<<",
+            ("parameter", *(f"in train {problem}" for problem in PROBLEMS), "allowed"),
+            [(p.name, *(settings_in(problem)[p.name].default for problem in PROBLEMS), p.allowed) for p in parameters],
+            "<" * (2 + len(PROBLEMS)),
         ),
         aligned(("parameter", "symbol", "meaning"), [(p.name, p.symbol or "-", p.meaning) for p in parameters], "<<<"),
     )
@@ -236,21 +237,24 @@ def method_row(row: Any) -> dict[str, Any]:
 
 def settings_of(arguments: Namespace) -> Any:
     """The settings that ``train`` was asked for."""
-    from rwp_edu.settings import PARAMETERS, PROBLEMS, Settings
+    from rwp_edu.problems import PROBLEMS
+    from rwp_edu.settings import Settings
+    from rwp_edu.settings import parameters as settings_in
 
     if arguments.problem is None:
         raise ValueError(f"name a problem to train on (there is: {', '.join(PROBLEMS)})")
+    rows = settings_in(arguments.problem)
     given = {name: getattr(arguments, name) for name in ("methods", "seeds", "steps") if getattr(arguments, name) is not None}
     for pair in arguments.set:
         name, equals, value = pair.partition("=")
-        if name not in PARAMETERS:
-            raise unknown("setting", name, PARAMETERS)
+        if name not in rows:
+            raise unknown("setting", name, rows)
         if not equals:
-            raise ValueError(f"write --set {name}=VALUE, where {name} is {PARAMETERS[name].allowed}; got --set {pair}")
+            raise ValueError(f"write --set {name}=VALUE, where {name} is {rows[name].allowed}; got --set {pair}")
         if name in given:
             raise ValueError(f"{name} is given twice, as {given[name]} and as {value}: leave one of them out")
         given[name] = value
-    return Settings().replace(problem=arguments.problem, **given)
+    return Settings(arguments.problem, **given)
 
 
 def train(arguments: Namespace) -> int:
@@ -279,7 +283,12 @@ def train(arguments: Namespace) -> int:
             save(record, folder)
     finally:
         if arguments.json:
-            told = {"version": __version__, "device": str(run.device), "interrupted": interrupted, "settings": asdict(settings)}
+            told = {
+                "version": __version__,
+                "device": str(run.device),
+                "interrupted": interrupted,
+                "settings": settings.to_dict(),
+            }
             print_json({**told, "results": record.results()})
         else:
             print(table_of(record, run.device))
@@ -298,21 +307,23 @@ def save(record: Any, folder: Path) -> None:
 
 
 def table_of(record: Any, device: Any) -> str:
-    """What a race came to, one line per method; differences are paired by seed."""
-    s, results = record.settings, record.results()
-    accuracy = record.rows[-1]["test_accuracy"]
-
-    def percent(values: Any, sign: str = "") -> str:
-        error = f" ± {100 * values.std(ddof=1) / len(values) ** 0.5:.1f}" if len(values) > 1 else ""
-        return f"{100 * values.mean():{sign}.1f}{error}"
-
-    heads = ["method", "test accuracy %", f"minus {record.entrants[0]}", "train loss", "gradients", "seconds"]
+    """What a race came to, one line per method; differences (ratios of geometric means, where a metric is logarithmic) are
+    paired by seed."""
+    s, results, problem = record.settings, record.results(), record.problem
+    score = problem.score
+    values = record.rows[-1][score.name]
+    others = [metric for metric in problem.metrics[1:]]
+    heads = ["method", score.noun, f"over {record.entrants[0]}" if score.log else f"minus {record.entrants[0]}"]
+    heads += [*(metric.noun for metric in others), "gradients", "seconds"]
     rows = [
         [
             row["method"],
-            percent(accuracy[e]),
-            percent(accuracy[e] - accuracy[0], "+") if e else "-",
-            f"{row['train_loss_mean']:.3f}" if math.isfinite(row["train_loss_mean"]) else "-",
+            score.mean(values[e]),
+            "-" if not e else score.mean(values[e] / values[0] if score.log else values[e] - values[0], sign=not score.log),
+            *(
+                metric.shown(row[f"{metric.name}_mean"]) if math.isfinite(row[f"{metric.name}_mean"]) else "-"
+                for metric in others
+            ),
             row["gradient_evaluations"],
             f"{row['seconds']:.2f}",
         ]
@@ -321,12 +332,12 @@ def table_of(record: Any, device: Any) -> str:
     if any(row["diverged"] for row in results):
         heads.append("diverged")
         rows = [[*cells, f"{row['diverged']} of {s.seeds}" if row["diverged"] else "-"] for cells, row in zip(rows, results)]
+    own = ", ".join(f"{parameter.title} {getattr(s, parameter.name):g}" for parameter in problem.parameters)
+    mean = "geometric mean ×/÷ its standard error" if score.log else "mean ± standard error"
     return "\n".join(
         (
-            f"{s.problem}: {s.train} images, {100 * s.label_noise:g} % label noise; {results[0]['updates']} updates on {device}",
-            f"mean ± standard error over {s.seeds} seeds; gradients of one run, seconds of all {s.seeds}"
-            if s.seeds > 1
-            else "one seed",
+            f"{s.problem}: {own}; {results[0]['updates']} updates on {device}",
+            f"{mean} over {s.seeds} seeds; gradients of one run, seconds of all {s.seeds}" if s.seeds > 1 else "one seed",
             "",
             aligned(heads, rows, "<" + ">" * (len(heads) - 1)),
         )
@@ -402,10 +413,10 @@ COMMANDS = {
         "train several methods on a problem and compare them",
         train,
         {
-            "problem": {"nargs": "?", "help": "digits"},
+            "problem": {"nargs": "?", "help": "digits or sensing"},
             "--methods": {"metavar": "A,B,...", "help": "which, perhaps with own values: sgd,rwp,m-rwp:sigma=0.15"},
             "--seeds": {"metavar": "N", "help": "runs per method (default: 8)"},
-            "--steps": {"metavar": "N", "help": "updates (default: 400)"},
+            "--steps": {"metavar": "N", "help": "updates (default: 400 for digits)"},
             "--set": {"metavar": "NAME=VALUE", "action": "append", "default": [], "help": "another setting; may be repeated"},
             "--device": {"default": "auto", "help": "auto (the default: a GPU where there is one), cpu or cuda"},
             "--out": {"metavar": "DIR", "help": "write record.json and results.csv there"},

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from rwp_edu import methods
-from rwp_edu.settings import PARAMETERS, Entrant
+from rwp_edu.problems import Metric
+from rwp_edu.settings import COMMON, Entrant, Settings
 from rwp_edu.training import Mark, Record
 
 # Okabe and Ito's colours (legible with colour-blindness), lightened where a dark background asks for it.
@@ -35,21 +36,16 @@ LOOKS: dict[str, tuple[str, str]] = {
 SPARE = ("#8a8a8a", "longdash")
 DASHES = ("solid", "dash", "dot", "dashdot", "longdash", "longdashdot")
 
-X_AXES = {"updates": "updates", "gradients": "gradient evaluations per run", "seconds": "seconds (share of the race)"}
-PANELS = (
-    ("test_accuracy", "test accuracy, %", 100.0),
-    ("train_loss", "training loss (given labels)", 1.0),
-    ("wrong_labels_learnt", "wrong labels learnt, %", 100.0),
-    ("perturbation", "size of the perturbation, ‖e‖ / ‖w‖", 1.0),
-)
-# At first: low, high, and the step in which a range grows.
-FIRST_RANGES = {
-    "test_accuracy": (60, 95, 5),
-    "train_loss": (0, 2, 0.5),
-    "wrong_labels_learnt": (0, 100, 20),
-    "perturbation": (0, 0.5, 0.25),
+X_AXES = {
+    "updates": "updates",
+    "gradients": "gradient evaluations per run",
+    "seconds": "seconds (share of the race)",
+    "loss": "training loss",
 }
+FALL = 6  # powers of ten that a logarithmic range may grow by
 INK, FAINT = "#7d7d7d", "rgba(128,128,128,0.22)"
+# What every picture has, readable on light and dark.
+PLAIN: dict[str, Any] = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": INK, "size": 12}}
 
 
 def look(name: str, entrants: tuple[str, ...]) -> tuple[str, str]:
@@ -91,12 +87,28 @@ def _x(record: Record, axis: str, e: int) -> np.ndarray:
         "updates": record.updates,
         "gradients": record.gradient_evaluations[:, e],
         "seconds": record.seconds[:, e],
+        "loss": getattr(record, record.problem.metrics[1].name)[:, e].mean(-1),
     }[axis].astype(float)
 
 
-def _band(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over seeds (last axis)."""
-    return values.mean(-1), values.std(-1, ddof=1) if values.shape[-1] > 1 else np.zeros(values.shape[:-1])
+def _band(values: np.ndarray, metric: Metric, smoothing: float = 0.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean over seeds (axis 1 of ``values``, records or places on axis 0), and one standard deviation below and above it; of the
+    logarithms where the axis is logarithmic."""
+    if metric.log:
+        values = np.log10(np.maximum(values, 10.0 ** (metric.first[0] - FALL - 1)))
+    mean = values.mean(1)
+    spread = values.std(1, ddof=1) if values.shape[1] > 1 else np.zeros_like(mean)
+    mean, spread = smooth(mean, smoothing), smooth(spread, smoothing)
+    band = mean, mean - spread, mean + spread
+    return tuple(10**part for part in band) if metric.log else band
+
+
+def _curve(record: Record, metric: Metric, e: int, x: str) -> tuple[np.ndarray, np.ndarray]:
+    """Of entrant ``e``: the places (N,) on the horizontal axis and the values (N, S) there."""
+    if metric.across:
+        values = record.profiles[metric.name][e].T * metric.unit
+        return np.arange(1, len(values) + 1), values
+    return _x(record, x, e), getattr(record, metric.name)[:, e] * metric.unit
 
 
 def merged(marks: list[Mark], within: float) -> list[Mark]:
@@ -115,12 +127,20 @@ def mark_text(mark: Mark) -> str:
     def short(value: Any) -> str:
         return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
-    return f"{PARAMETERS[mark.name].symbol or mark.name} {short(mark.old)} → {short(mark.new)}"
+    return f"{COMMON[mark.name].symbol or mark.name} {short(mark.old)} → {short(mark.new)}"
 
 
-def _acts_on(mark: Mark, entrant: Entrant) -> bool:
+def _acts_on(mark: Mark, entrant: Entrant, settings: Settings) -> bool:
     training = mark.name not in methods.PARAMETERS
-    return (training or mark.name in methods.get(entrant.method).parameters) and mark.name not in entrant.pins
+    return (training or mark.name in methods.get(entrant.method).parameters) and mark.name not in settings.pins(entrant)
+
+
+def panels(record: Record, third: str = "") -> list[Metric]:
+    """What the four panels show; ``third`` may be a metric of flatness, where the problem has one of that name."""
+    names = list(record.problem.panels)
+    if third in {metric.name for metric in record.problem.flatness}:
+        names[2] = third
+    return [record.problem.metric(name) for name in names]
 
 
 def traces(
@@ -129,15 +149,15 @@ def traces(
     smoothing: float = 0.0,
     shown: tuple[str, ...] | None = None,
     ghost: Record | None = None,
+    third: str = "",
 ) -> list[dict]:
     """Per panel: for each entrant its former run (faint), the band of one standard deviation over seeds and the mean, then
     marks. The number and order of traces depend on the entrants only, so a live screen may update the arrays in place."""
     shown = record.entrants if shown is None else shown
     marks = merged(record.marks, 0.03 * record.settings.steps)
     out = []
-    for number, (name, _, unit) in enumerate(PANELS, 1):
+    for number, metric in enumerate(panels(record, third), 1):
         axes = {"xaxis": f"x{number}", "yaxis": f"y{number}"} if number > 1 else {}
-        values = getattr(record, name) * unit
         points: dict[str, list] = {"x": [], "y": [], "symbol": [], "color": [], "text": []}
         for e, entrant in enumerate(record.entrants):
             colour, dash = look(entrant, record.entrants)
@@ -145,23 +165,27 @@ def traces(
             common = {"type": "scatter", "mode": "lines", "legendgroup": entrant, "visible": entrant in shown, **axes}
             former: dict[str, Any] = {"x": [], "y": []}
             if ghost is not None and entrant in ghost.entrants:
-                g = ghost.entrants.index(entrant)
-                former = {"x": _x(ghost, x, g), "y": smooth(_band(getattr(ghost, name)[:, g] * unit)[0], smoothing)}
-            mean, spread = (smooth(part, smoothing) for part in _band(values[:, e]))
-            across = _x(record, x, e)
-            there = np.isfinite(mean)
-            across, mean, spread = across[there], mean[there], spread[there]
+                before, values = _curve(ghost, metric, ghost.entrants.index(entrant), x)
+                former = {"x": before, "y": _band(values, metric, smoothing)[0]}
+            across, values = _curve(record, metric, e, x)
+            band = _band(values, metric, smoothing)
+            there = np.isfinite(band[0])
+            across, mean, low, high = (part[there] for part in (across, *band))
             out += [
                 {**common, **former, "line": {"color": _rgba(colour, 0.45), "width": 1.2, "dash": "dot"},
                  "name": f"{label}, former run", "showlegend": False, "hoverinfo": "skip"},
-                {**common, "x": np.concatenate([across, across[::-1]]), "y": np.concatenate([mean + spread, (mean - spread)[::-1]]),
+                {**common, "x": np.concatenate([across, across[::-1]]), "y": np.concatenate([high, low[::-1]]),
                  "fill": "toself", "fillcolor": _rgba(colour, 0.13), "line": {"width": 0}, "name": f"{label}, ±1 sd",
                  "showlegend": False, "hoverinfo": "skip"},
                 {**common, "x": across, "y": mean, "line": {"color": colour, "width": 2.2, "dash": dash}, "name": label,
                  "showlegend": number == 1},
             ]  # fmt: skip
-            if entrant in shown and len(across):
-                where = [(m.update, "diamond-open", mark_text(m)) for m in marks if _acts_on(m, Entrant.parse(entrant))]
+            if entrant in shown and len(across) and not metric.across:
+                where = [
+                    (m.update, "diamond-open", mark_text(m))
+                    for m in marks
+                    if _acts_on(m, Entrant.parse(entrant), record.settings)
+                ]
                 ended = record.diverged[e][record.diverged[e] >= 0]
                 where += (
                     [(ended.max(), "x", f"{label}: {len(ended)} of {record.settings.seeds} runs diverged")]
@@ -175,33 +199,52 @@ def traces(
                     points["symbol"].append(symbol)
                     points["color"].append(colour)
                     points["text"].append(text)
-        out.append(
-            {"type": "scatter", "mode": "markers", "x": points["x"], "y": points["y"], "text": points["text"], "hoverinfo": "text",
-             "marker": {"symbol": points["symbol"], "color": points["color"], "size": 9, "line": {"width": 2}},
-             "showlegend": False, "name": "changes", **axes}
-        )  # fmt: skip
+        out += [_truth(record, metric, axes), {
+            "type": "scatter", "mode": "markers", "x": points["x"], "y": points["y"], "text": points["text"], "hoverinfo": "text",
+            "marker": {"symbol": points["symbol"], "color": points["color"], "size": 9, "line": {"width": 2}},
+            "showlegend": False, "name": "changes", **axes,
+        }]  # fmt: skip
     return out
 
 
-def _range(record: Record, name: str, unit: float, shown: tuple[str, ...], ghost: Record | None) -> list[float]:
+def _truth(record: Record, metric: Metric, axes: dict[str, str]) -> dict:
+    """A grey line at what the truth has, the mean over seeds; empty where there is none."""
+    x, y = [], []
+    if metric.name in record.reference:
+        y = metric.unit * record.reference[metric.name].mean(0)
+        x = np.arange(1, len(y) + 1) if metric.across else np.array([0.0, 1e9])
+        y = np.broadcast_to(y, x.shape)
+    return {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": {"color": INK, "width": 1.2, "dash": "dash"}, "name": "truth",
+            "hoverinfo": "name", "showlegend": False, **axes}  # fmt: skip
+
+
+def _range(record: Record, metric: Metric, shown: tuple[str, ...], ghost: Record | None) -> list[float]:
     """A range that only grows: it starts wide enough for the usual run and takes in what the curves need after the first
     tenth of the run (the fall from the untrained network would flatten everything else)."""
-    low, high, step = FIRST_RANGES[name]
+    low, high, step = metric.first
+    if metric.across:
+        return [low, high]
     for rec in (record, ghost):
-        if rec is None:
-            continue
-        rows = [e for e, entrant in enumerate(rec.entrants) if entrant in shown]
-        values = (getattr(rec, name) * unit)[rec.updates >= 0.1 * rec.settings.steps][:, rows]
-        if values.size:
-            mean, spread = _band(values)
-            low = np.nanmin([low, np.nanmin(mean - spread, initial=low)])
-            high = np.nanmax([high, np.nanmax(mean + spread, initial=high)])
+        for e, entrant in enumerate(rec.entrants if rec else ()):
+            across, values = _curve(rec, metric, e, "updates")
+            late = values[(across >= 0.1 * rec.settings.steps) & np.isfinite(values).all(1)]
+            if entrant in shown and late.size:
+                _, below, above = (np.log10(part) if metric.log else part for part in _band(late, metric))
+                low = np.nanmin([low, np.nanmin(below, initial=low)])
+                high = np.nanmax([high, np.nanmax(above, initial=high)])
     low, high = step * math.floor(low / step + 1e-9), step * math.ceil(high / step - 1e-9)
-    return [max(low, 0.0), min(high, 100.0) if unit == 100 else min(high, 10 * FIRST_RANGES[name][1])]
+    if metric.log:
+        return [max(low, metric.first[0] - FALL), min(high, metric.first[1] + FALL)]
+    return [max(low, 0.0), min(high, 100.0) if metric.unit == 100 else min(high, 10 * metric.first[1])]
 
 
 def layout(
-    record: Record, x: str = "updates", shown: tuple[str, ...] | None = None, ghost: Record | None = None, height: int = 560
+    record: Record,
+    x: str = "updates",
+    shown: tuple[str, ...] | None = None,
+    ghost: Record | None = None,
+    third: str = "",
+    height: int = 560,
 ) -> dict:
     """Four panels with ranges that never jump, readable on light and dark."""
     shown = record.entrants if shown is None else shown
@@ -209,6 +252,9 @@ def layout(
     if x == "seconds":
         end = max(float(record.seconds[-1, rows].max()), 0.05)
         far = 2.0 ** math.ceil(math.log2(end))
+    elif x == "loss":
+        losses = getattr(record, record.problem.metrics[1].name)[:, rows].mean(-1)
+        far = math.ceil(4 * float(np.nanmax(losses))) / 4
     else:
         far = record.settings.steps
         if x == "gradients":
@@ -216,35 +262,36 @@ def layout(
     out: dict[str, Any] = {
         "height": height,
         "margin": {"l": 44, "r": 14, "t": 30, "b": 42},
-        "paper_bgcolor": "rgba(0,0,0,0)",
-        "plot_bgcolor": "rgba(0,0,0,0)",
-        "font": {"color": INK, "size": 12},
+        **PLAIN,
         "hovermode": "closest",
         "legend": {"orientation": "h", "y": 1.12, "x": 0},
         "uirevision": x,
         "annotations": [],
         "shapes": [],
     }
-    for number, (name, title, unit) in enumerate(PANELS, 1):
+    metrics = panels(record, third)
+    for number, metric in enumerate(metrics, 1):
         suffix = str(number) if number > 1 else ""
         left, top = number % 2 == 1, number <= 2
         line = {"gridcolor": FAINT, "zeroline": False, "linecolor": FAINT, "showline": True}
+        title = metric.across or ("" if top else X_AXES[x])
+        last = len(record.profiles[metric.name][0, 0]) if metric.across else far
         out[f"xaxis{suffix}"] = {
-            **line, "domain": [0, 0.47] if left else [0.53, 1], "anchor": f"y{suffix}", "range": [0, far],
-            **({} if top else {"title": {"text": X_AXES[x], "standoff": 6}}),
+            **line, "domain": [0, 0.47] if left else [0.53, 1], "anchor": f"y{suffix}",
+            "range": [0.5, last + 0.5] if metric.across else [0, last], **({"title": {"text": title, "standoff": 6}} if title else {}),
         }  # fmt: skip
         out[f"yaxis{suffix}"] = {
             **line, "domain": [0.56, 1] if top else [0, 0.44], "anchor": f"x{suffix}",
-            "range": _range(record, name, unit, shown, ghost),
+            "range": _range(record, metric, shown, ghost), **({"type": "log", "exponentformat": "power", "dtick": 1} if metric.log else {}),
         }  # fmt: skip
         out["annotations"].append(
-            {"text": f"<b>{title}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": 0 if left else 0.53,
+            {"text": f"<b>{metric.title}</b>{' (dashed: the truth)' * (metric.name in record.reference)}", "showarrow": False, "xref": "paper", "yref": "paper", "x": 0 if left else 0.53,
              "y": 1.0 if top else 0.44, "xanchor": "left", "yanchor": "bottom", "font": {"size": 13}}
         )  # fmt: skip
     if x == "updates":
+        over_time = [str(number) if number > 1 else "" for number, metric in enumerate(metrics, 1) if not metric.across]
         for i, mark in enumerate(merged(record.marks, 0.03 * record.settings.steps)):
-            for number in range(1, 5):
-                suffix = str(number) if number > 1 else ""
+            for suffix in over_time:
                 out["shapes"].append(
                     {"type": "line", "xref": f"x{suffix}", "yref": f"y{suffix} domain", "x0": mark.update, "x1": mark.update,
                      "y0": 0, "y1": 1, "line": {"color": INK, "width": 1, "dash": "dot"}}
@@ -269,6 +316,6 @@ def race(record: Record, **options: Any):
     """The four panels of a race as a plotly figure; options are those of ``traces`` and ``layout``."""
     import plotly.graph_objects as go
 
-    of_layout = {key: value for key, value in options.items() if key in ("x", "shown", "ghost", "height")}
+    of_layout = {key: value for key, value in options.items() if key in ("x", "shown", "ghost", "third", "height")}
     of_traces = {key: value for key, value in options.items() if key != "height"}
     return go.Figure(data=traces(record, **of_traces), layout=layout(record, **of_layout))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ class Guard:
     The first evaluation may move buffers such as BatchNorm statistics and draws its random numbers; later evaluations of the step
     see the same random numbers (so dropout has one mask) and move no buffers. After a failure all is as before the step.
     Buffers are found by a hook on the forward pass of every module, so any module in training mode counts.
+    To be used where gradients are disabled.
     """
 
     def __init__(self, parameters: list[Tensor], generator: torch.Generator, device: torch.device):
@@ -28,6 +29,15 @@ class Guard:
         self.rng = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in self.cuda]
         self.first: _Moved | None = None
         self.moved: _Moved = {}, {}
+
+    def __enter__(self) -> Self:
+        self.hook = register_module_forward_pre_hook(self._remember)
+        return self
+
+    def __exit__(self, error: object, *_: object) -> None:
+        self.hook.remove()
+        if error:
+            self.undo()
 
     def _set_rng(self) -> None:
         torch.set_rng_state(self.rng[0])
@@ -46,18 +56,15 @@ class Guard:
     def evaluate(self, closure: Callable[[], Any]) -> Any:
         """Call a closure with gradients enabled."""
         self.moved = {}, {}
-        later = self.first is not None
-        if later:
-            self._set_rng()
-        else:
+        if self.first is None:
             self.first = self.moved
-        handle = register_module_forward_pre_hook(self._remember)
+        else:
+            self._set_rng()
         try:
             with torch.enable_grad():
                 return closure()
         finally:
-            handle.remove()
-            if later:
+            if self.moved is not self.first:
                 _put_back(*self.moved)
 
     def undo(self) -> None:
@@ -71,8 +78,7 @@ class Guard:
 
 
 def _put_back(values: dict[Tensor, Tensor], places: dict[tuple[torch.nn.Module, str], Tensor]) -> None:
-    with torch.no_grad():
-        for buffer, value in values.items():
-            buffer.copy_(value)
+    for buffer, value in values.items():
+        buffer.copy_(value)
     for (module, name), buffer in places.items():
         module._buffers[name] = buffer

@@ -93,7 +93,8 @@ KINDS: dict[str, Callable[[Tensor, Tensor, Layout], Tensor]] = {
 
 
 class Noise:
-    """``noise(w)`` draws ``sigma * s(w) * z`` in the shape of ``w``: ``(P,)``, or ``(R, P)`` with one generator per row."""
+    """``noise(w)`` draws ``sigma * s(w) * z`` in the shape of ``w``: ``(P,)``, or ``(R, P)`` with one generator per row, or one for
+    all rows where they need not be repeated one by one."""
 
     def __init__(
         self,
@@ -109,9 +110,9 @@ class Noise:
 
     def __call__(self, w: Tensor) -> Tensor:
         z = torch.empty_like(w, memory_format=torch.contiguous_format)
-        rows = z if z.dim() > 1 else [z]
+        rows = z if z.dim() > 1 and len(self.generators) > 1 else [z]
         if len(rows) != len(self.generators):
-            raise ValueError(f"{len(rows)} rows of weights need as many generators, got {len(self.generators)}")
+            raise ValueError(f"{len(rows)} rows of weights need as many generators (or one for all), got {len(self.generators)}")
         for row, g in zip(rows, self.generators):
             self.draw(row, g)
         if self.perturb == "matrices":

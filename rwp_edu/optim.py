@@ -24,18 +24,23 @@ import inspect
 import math
 import operator
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import _profiler_enabled
 from torch.optim import Optimizer
+from torch.optim import optimizer as torch_optimizer
 
 from rwp_edu import methods
 from rwp_edu.guard import Guard
 from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
 from rwp_edu.points import At, Layout, drive
+
+_GLOBAL_HOOKS = torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks
+READ_AT_ONCE = ("cpu",)  # kinds of devices that a number is read from without waiting
 
 
 class PerturbedOptimizer(Optimizer):
@@ -49,6 +54,9 @@ class PerturbedOptimizer(Optimizer):
     A step with a loss or gradient that is not finite raises ``FloatingPointError``; then, as after any exception in a
     closure, weights, module buffers, gradients and random states are as before the step. Dropout sees the same mask at
     every point of a step, and buffers such as BatchNorm statistics are updated by the first evaluation only.
+
+    On a CPU a loss is looked at before the next point is asked. Elsewhere a step waits for the device once: when it is complete,
+    its losses and its gradient are looked at together, by a single read.
     """
 
     method: str
@@ -73,7 +81,7 @@ class PerturbedOptimizer(Optimizer):
         self._generator: torch.Generator | None = None
         self._sizes: tuple[int, ...] = ()
         self._plan: _Plan | None = None
-        self._left: dict[Tensor, tuple[int, int]] | None = {}  # identity and version of the gradients of the latest step
+        self._left: set[tuple[int, int]] | None = set()  # identity and version of the gradients of the latest step
         own = {key: hyper.get(key, row.default(key)) for key in row.parameters}
         self.defaults = {**base.defaults, **own}
         for group, keys in getattr(base, "_filled_by_rwp_edu", ()):  # wrapped before: forget that wrapper's defaults
@@ -103,7 +111,6 @@ class PerturbedOptimizer(Optimizer):
             for key in methods.get(self.method).parameters
         }
 
-    @torch.no_grad()
     def step(self, closure: Callable[[], Tensor] | None = None, *others: Callable[[], Tensor]) -> Tensor:
         """One update; returns the loss of the first evaluation.
 
@@ -111,7 +118,13 @@ class PerturbedOptimizer(Optimizer):
         call. A method that asks for several batches (m-RWP) or for parts of one (LPF-SGD) takes one closure for each; with a
         single closure all its points use the same data.
         """
-        closures = (closure, *others)
+        watched = any(_GLOBAL_HOOKS) or self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _profiler_enabled()
+        return (self._watched_step if watched else self._step)(closure, *others)
+
+    step.hooked = True  # torch would wrap it, to run hooks and tell a profiler: only a step that is watched has to pay for that
+
+    @torch.no_grad()
+    def _step(self, *closures: Callable[[], Tensor] | None) -> Tensor:
         name = type(self).__name__
         if not all(map(callable, closures)):
             raise TypeError(
@@ -119,57 +132,58 @@ class PerturbedOptimizer(Optimizer):
                 "every point the method asks for. (torch.amp.GradScaler cannot pass one: use bfloat16 autocast, without a scaler.)"
             )
         plan = self._planned()
+        row = methods.get(self.method)
         if len(closures) not in (1, plan.slots):
             several = f"one closure, or {plan.slots}: one for each of its batches or parts of a batch"
             raise TypeError(f"{name}.step takes {several if plan.slots > 1 else 'one closure'}; got {len(closures)} closures")
-        w = plan.flatten()
-        if self._generator is None or self._generator.device != w.device:
-            self._generator = generator(self.seed, "noise", device=w.device)
+        w, at_once = plan.w, plan.w.device.type in READ_AT_ONCE
+        torch._foreach_copy_(plan.clean, plan.trained)
         losses: list[Tensor] = []
         seen: set[int] = set()
 
-        def answer(points: list[At]) -> list[Tensor]:
-            gradients = []
-            while points:
-                at = points.pop(0)
+        def gradients(points: Iterator[At]) -> Iterator[Tensor]:
+            for at in points:
                 if at.w is not w or losses:
                     torch._foreach_copy_(plan.trained, plan.views(at.w))
                 slot = at.batch * at.of + at.part if len(closures) > 1 else 0
                 del at  # its weights are not needed any more
                 for p in plan.parameters:
                     p.grad = None
-                losses.append(_checked_loss(guard.evaluate(closures[slot]), name))
-                gradients.append(_flat_gradient(plan, w, seen, name))
-            return gradients
+                losses.append(guard.evaluate(closures[slot]))
+                _check_loss(losses[-1], name, at_once)
+                yield _flat_gradient(plan, w, seen, name)
 
-        clean = plan.views(w)
+        def answer(points: list[At] | Iterator[At]) -> list[Tensor] | Iterator[Tensor]:
+            if isinstance(points, Iterator):
+                return gradients(points)
+            return list(gradients(points.pop(0) for _ in range(len(points))))
+
         self._warn_of_lost_gradients(plan)
-        guard = Guard(plan.parameters, self._generator, w.device)
-        row = methods.get(self.method)
         memory, sizes = self.memory, self._sizes  # if other parameters are trained now, a history says nothing about them
         self.memory, self._sizes = dict(memory) if plan.sizes == sizes else {}, plan.sizes
         try:
-            g = drive(row.start(w, **row.equip(plan.layout, [self._generator], self.memory, plan.hyper)), answer)
-            if not _all_finite(g):
-                raise FloatingPointError(f"the combined gradient of {name} is not finite; the weights are as before this step")
-            torch._foreach_copy_(plan.trained, clean)
-            for i, (p, piece) in enumerate(zip(plan.trained, plan.views(g))):
-                if i in seen:
-                    p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
-            self.base.step()
-            if self._left is not None:
-                self._left = {p: (id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
+            with Guard(plan.parameters, self._generator, w.device) as guard:
+                g = drive(row.start(w, **{**plan.given, "memory": self.memory}), answer, lazy=True)
+                _check_all(g, [] if at_once else losses, name)
+                torch._foreach_copy_(plan.trained, plan.clean)
+                for i, (p, piece) in enumerate(zip(plan.trained, plan.views(g))):
+                    if i in seen:
+                        p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
+                self.base.step()
+                if self._left is not None:
+                    self._left = {(id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
         except BaseException:
-            torch._foreach_copy_(plan.trained, clean)
+            torch._foreach_copy_(plan.trained, plan.clean)
             self.memory, self._sizes = memory, sizes
-            guard.undo()
             raise
         return losses[0]
+
+    _watched_step = Optimizer.profile_hook_step(_step)
 
     def _warn_of_lost_gradients(self, plan: _Plan) -> None:
         """A step starts from no gradients; tell whoever has collected some since the last one."""
         if self._left is not None and any(
-            p.grad is not None and (id(p.grad), p.grad._version) != self._left.get(p) and p.grad.any() for p in plan.trained
+            p.grad is not None and (id(p.grad), p.grad._version) not in self._left and p.grad.any() for p in plan.trained
         ):
             warnings.warn(
                 f"{type(self).__name__}.step discards gradients that were collected before it: call backward() only in the closure "
@@ -181,7 +195,7 @@ class PerturbedOptimizer(Optimizer):
     def _planned(self) -> _Plan:
         """What the next step needs and former steps have worked out already, unless parameters or hyper-parameters changed."""
         parameters = [p for group in self.param_groups for p in group["params"]]
-        trained = [p.requires_grad for p in parameters]
+        trained = [(p.requires_grad, p.dtype, p.device) for p in parameters]
         values = [
             [group.get(key, self.defaults[key]) for key in methods.METHODS[self.method].parameters]
             for group in self.param_groups
@@ -221,7 +235,7 @@ class PerturbedOptimizer(Optimizer):
             )
         noise = torch.Generator(device).set_state(own["generator"].cpu()) if drawn else None
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "rwp_edu"})
-        self.seed, self._sizes, self._generator = own["seed"], tuple(own["sizes"]), noise
+        self.seed, self._sizes, self._generator, self._plan = own["seed"], tuple(own["sizes"]), noise, None
         self.memory = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in own["memory"].items()}
 
     def __getstate__(self) -> dict[str, Any]:
@@ -231,7 +245,7 @@ class PerturbedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._plan, self._left = None, {}
+        self._plan, self._left = None, set()
         if saved := state["_generator"]:
             self._generator = torch.Generator(saved[0]).set_state(saved[1])
         super().__setstate__({})
@@ -249,9 +263,14 @@ class _Plan:
         self.sizes = tuple(p.numel() if p.requires_grad else 0 for p in parameters)
         self.dtype = functools.reduce(torch.promote_types, (p.dtype for p in self.trained))
         self.uniform = len({(p.dtype, p.device) for p in self.trained}) == 1
-        self.hyper = self._hyper(optimizer)
-        row = methods.get(optimizer.method)
-        self.slots = row.cost(**{"k": self.hyper["k"]} if "k" in self.hyper else {}).slots
+        device = self.trained[0].device
+        if optimizer._generator is None or optimizer._generator.device != device:
+            optimizer._generator = generator(optimizer.seed, "noise", device=device)
+        row, hyper = methods.get(optimizer.method), self._hyper(optimizer)
+        self.w = torch.empty(self.layout.size, dtype=self.dtype, device=device)
+        self.clean = self.views(self.w)  # what the weights are put back from
+        self.given = row.equip(self.layout, [optimizer._generator], {}, hyper)
+        self.slots = row.cost(**{"k": hyper["k"]} if "k" in hyper else {}).slots
 
     def _hyper(self, optimizer: PerturbedOptimizer) -> dict[str, Any]:
         """Scalars, or flat ``(P,)`` tensors for values that differ between parameter groups."""
@@ -271,27 +290,24 @@ class _Plan:
                 raise ValueError(f"{key} must be the same in all parameter groups, got {values}")
         return hyper
 
-    def flatten(self) -> Tensor:
-        """A copy of the weights; it is what they are put back from."""
-        if self.uniform and len(self.trained) > 1:  # of a single tensor it would be a view
-            return torch._utils._flatten_dense_tensors(self.trained)
-        return self.layout.flatten(self.trained)
-
     def views(self, flat: Tensor) -> Sequence[Tensor]:
         return torch._utils._unflatten_dense_tensors(flat, self.trained)
 
 
-def _all_finite(g: Tensor) -> bool:
-    """The sum is cheap; only if it is not finite, as with an overflow, every entry is looked at."""
-    return math.isfinite(g.sum()) or bool(torch.isfinite(g).all())
-
-
-def _checked_loss(loss: Any, name: str) -> Tensor:
+def _check_loss(loss: Any, name: str, read: bool = True) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TypeError(f"the closure given to {name}.step must return the loss, a tensor with one element; got {loss!r}")
-    if not math.isfinite(value := loss.item()):
+    if read and not math.isfinite(value := loss.item()):
         raise FloatingPointError(f"the loss is {value} at a point that {name} asked for; the weights are as before this step")
-    return loss
+
+
+def _check_all(g: Tensor, losses: list[Tensor], name: str) -> None:
+    """The sum of all is a single number to read; only if it is not finite, as with an overflow, each is looked at."""
+    if not math.isfinite(sum((loss.sum().to(g.device) for loss in losses), g.sum())):
+        for loss in losses:
+            _check_loss(loss, name)
+        if not torch.isfinite(g).all():
+            raise FloatingPointError(f"the combined gradient of {name} is not finite; the weights are as before this step")
 
 
 def _flat_gradient(plan: _Plan, w: Tensor, seen: set[int], name: str) -> Tensor:

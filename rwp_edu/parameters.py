@@ -1,12 +1,13 @@
-"""A parameter: one row that validates a value, draws a slider, parses ``--set`` and fills the documentation."""
+"""A parameter: one row that validates a value, draws a slider, parses ``--set`` and fills the documentation; and records of them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import FrozenInstanceError, dataclass
 from difflib import get_close_matches
-from typing import Any
+from functools import cache
+from typing import Any, ClassVar, Self
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
@@ -78,3 +79,66 @@ class Parameter:
         except (TypeError, ValueError, OverflowError):
             raise ValueError(f"{self.name} must be {self.allowed}, got {value!r}") from None
         return self.type(number)
+
+
+class Values:
+    """A frozen record with a value for every row of ``TABLE``.
+
+    >>> class Point(Values):
+    ...     TABLE = {"x": Parameter("x", "", 1.0, "a coordinate")}
+    >>> Point(x=2).replace(x=3), Point().x
+    (Point(x=3.0), 1.0)
+    """
+
+    TABLE: ClassVar[Mapping[str, Parameter]] = {}
+
+    def __init__(self, **values: Any):
+        self._fill(self.TABLE, values)
+
+    def _fill(self, table: Mapping[str, Parameter], values: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
+        for name in values:
+            if name not in table:
+                raise unknown("setting", name, (*also, *table))
+        vars(self).update({name: row.parse(values.get(name, row.default)) for name, row in table.items()})
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise FrozenInstanceError(f"settings do not change; make others with .replace({name}=...)")
+
+    def __delattr__(self, name: str) -> None:
+        raise FrozenInstanceError("settings do not change")
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and vars(self) == vars(other)
+
+    def __hash__(self) -> int:
+        return hash(tuple(vars(self).items()))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({written(self.changed())})"
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with other values; an unknown name is an error that lists what exists."""
+        return type(self)(**(vars(self) | changes))
+
+    def changed(self) -> dict[str, Any]:
+        """The values that differ from the defaults."""
+        default = vars(_default(type(self)))
+        return {name: value for name, value in vars(self).items() if value != default[name]}
+
+    def to_dict(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+@cache
+def _default(kind: type[Values]) -> Values:
+    return kind()
+
+
+def written(values: Mapping[str, Any]) -> str:
+    """Values as the arguments of a call; a tuple of names as one text.
+
+    >>> written({"sigma": 0.2, "methods": ("sgd", "rwp")})
+    "sigma=0.2, methods='sgd,rwp'"
+    """
+    plain = {name: ",".join(value) if isinstance(value, tuple) else value for name, value in values.items()}
+    return ", ".join(f"{name}={value!r}" for name, value in plain.items())

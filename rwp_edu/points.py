@@ -5,15 +5,19 @@ independent of each other), *receives* the gradients there, and *returns* the co
 
     g = sum_j c_j * grad L(w + e_j ; batch_j)
 
+A list of points is answered by a list. A method with many points may yield a generator of them instead and go through the answers
+once: then an engine that asks one after another never has more than one of its points and one of its gradients at a time.
+
 Weights are flat: shape ``(P,)`` for one run, ``(R, P)`` for R runs at once. Whoever drives the generator decides how
 a round is answered: one closure call after another (``rwp_edu.optim``) or one batched call (``rwp_edu.batched``).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,11 +34,13 @@ class At:
     of: int = 1
 
 
-Conversation = Generator[list[At], list[Tensor], Tensor]
+Conversation = Generator[list[At] | Iterator[At], Iterable[Tensor], Tensor]
 
 
-def drive(conversation: Conversation, answer: Callable[[list[At]], list[Tensor]]) -> Tensor:
+def drive(conversation: Conversation, answer: Callable[[Any], Iterable[Tensor]], lazy: bool = False) -> Tensor:
     """Hold a conversation to its end: ``answer`` maps the points of a round to their gradients.
+
+    It gets a list of points; only if it is ``lazy`` it gets them as the method has yielded them, list or generator.
 
     >>> def halfway(w):
     ...     (g,) = yield [At(w / 2)]
@@ -45,7 +51,7 @@ def drive(conversation: Conversation, answer: Callable[[list[At]], list[Tensor]]
     try:
         points = next(conversation)
         while True:
-            points = conversation.send(answer(points))
+            points = conversation.send(answer(points if lazy else list(points)))
     except StopIteration as end:
         return end.value
     finally:
@@ -54,7 +60,7 @@ def drive(conversation: Conversation, answer: Callable[[list[At]], list[Tensor]]
 
 def wide(x: Tensor) -> Tensor:
     """``x`` in at least float32: histories in shorter types would stand still."""
-    return x.to(torch.promote_types(x.dtype, torch.float32))
+    return x if x.element_size() >= 4 else x.float()
 
 
 class Layout:

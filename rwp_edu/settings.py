@@ -5,19 +5,20 @@ from __future__ import annotations
 import dataclasses
 import json
 from dataclasses import dataclass
-from typing import Any, Self
+from functools import cache
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
 
-from rwp_edu import methods
-from rwp_edu.parameters import Parameter, unknown
+from rwp_edu import methods, problems
+from rwp_edu.parameters import Parameter, Values, unknown
 from rwp_edu.schedules import SHAPES
 
 TRAINING: dict[str, Parameter] = {
     row.name: row
     for row in (
-        Parameter("lr", "η", 0.1, "learning rate of the base optimizer, SGD", slider=(0.001, 1.0), log=True,
-                  ticks=((0.001, "0.001"), (0.01, "0.01"), (0.1, "preset"), (1.0, "1")), title="learning rate"),
+        Parameter("lr", "η", 0.1, "learning rate of the base optimizer, SGD", slider=(0.001, 1.0), log=True, title="learning rate"),
         Parameter("weight_decay", "wd", 0.01, "weight decay (L2, at the clean weights)", slider=(0.0, 0.1), step=0.001,
-                  ticks=((0.01, "preset"), (0.04, "best for SGD"), (0.1, "0.1")), title="weight decay"),
+                  title="weight decay"),
         Parameter("momentum", "μ", 0.9, "momentum of the base optimizer", high=0.999, slider=(0.0, 0.99), title="momentum"),
         Parameter("schedule", "", "cosine", "learning rate over the updates", choices=("cosine", "constant"),
                   title="learning rate schedule"),
@@ -26,32 +27,29 @@ TRAINING: dict[str, Parameter] = {
         Parameter("scale_start", "", 0.0, "where a growing schedule starts, as a fraction of σ and ρ", high=1.0, title="start of the schedule"),
         Parameter("steps", "T", 400, "updates of a whole training", low=1, high=1_000_000, slider=(100, 2000), step=100,
                   live=False, title="updates in all"),
-        Parameter("seeds", "S", 8, "runs per method, each with its own split, labels, start and batches",
+        Parameter("seeds", "S", 8, "runs per method, each with its own data, start and batches",
                   low=1, high=256, slider=(1, 16), step=1, live=False, title="seeds (runs per method)"),
         Parameter("seed", "s", 0, "the first seed", high=2**31, slider=(0, 100), step=1, live=False, title="first seed"),
-        Parameter("batch", "B", 30, "images per mini-batch", low=1, high=500, slider=(5, 100), step=5, live=False, title="images per batch"),
-        Parameter("train", "n", 300, "training images", low=1, high=500, slider=(50, 500), step=50, live=False, title="training images"),
-        Parameter("label_noise", "p", 0.3, "fraction of training labels replaced by a random class",
-                  high=1.0, slider=(0.0, 0.6), step=0.05, live=False, title="label noise"),
-        Parameter("width", "H", 64, "hidden units", low=1, high=4096, slider=(8, 128), step=8, live=False, title="hidden units"),
         Parameter("record_every", "", 10, "updates between two records", low=1, high=10_000, slider=(1, 50), step=1,
                   live=False, title="updates between records"),
+        Parameter("flatness_every", "", 0, "updates between two measurements of flatness (at records, and at the end); 0: none",
+                  high=10_000, slider=(0, 200), step=10, title="flatness every"),
     )
 }  # fmt: skip
 
-# What a race of small networks on digits has in other ways than the published defaults.
-_HERE: dict[str, dict[str, Any]] = {
-    "sigma": {"ticks": ((0.0, "0"), (0.1, "RWP at best"), (0.2, "RWP fails"), (0.3, "0.3"))},
-    "rho": {"default": 0.4, "ticks": ((0.05, "published"), (0.4, "best here"), (1.0, "1"))},
-    "lam": {"ticks": ((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))},
-    "eta": {"default": 1.0, "ticks": ((0.1, "published"), (1.0, "here"), (5.0, "5"))},
-    "beta": {"default": 0.9},
-    "prior": {"default": 3.0},
-}
-RACE = {name: dataclasses.replace(row, **_HERE.get(name, {})) for name, row in methods.PARAMETERS.items()}
-PARAMETERS: dict[str, Parameter] = {**RACE, **TRAINING}
-LIVE = tuple(name for name, row in PARAMETERS.items() if row.live)
-PROBLEMS = ("digits",)
+COMMON: dict[str, Parameter] = {**methods.PARAMETERS, **TRAINING}
+LIVE = tuple(name for name, row in COMMON.items() if row.live)
+WATCHED = ("flatness_every",)  # live, but no training depends on it
+PINNABLE = tuple(name for name, row in TRAINING.items() if row.live and name not in ("schedule", *WATCHED))
+DEFAULT = next(iter(problems.PROBLEMS))
+
+
+@cache
+def parameters(problem: str = DEFAULT) -> MappingProxyType[str, Parameter]:
+    """All settings of a problem by name: those common to all, as they are there, and its own."""
+    row = problems.get(problem)
+    own = {parameter.name: parameter for parameter in row.parameters}
+    return MappingProxyType({name: dataclasses.replace(p, **row.here.get(name, {})) for name, p in COMMON.items()} | own)
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ class Entrant:
             raise ValueError(f"a method is written as text such as 'm-rwp' or 'm-rwp:sigma=0.15', got {text!r}")
         name, *pairs = text.strip().split(":")
         row = methods.get(name)
-        allowed = (*row.parameters, *(n for n in TRAINING if TRAINING[n].live and n != "schedule"))
+        allowed = (*row.parameters, *PINNABLE)
         own = {}
         for pair in pairs:
             key, equals, value = pair.partition("=")
@@ -81,7 +79,7 @@ class Entrant:
                 raise unknown(f"parameter of {name}", key, allowed)
             if not equals:
                 raise ValueError(f"write {name}:{key}=VALUE, got {text!r}")
-            own[key] = PARAMETERS[key].parse(value)
+            own[key] = COMMON[key].parse(value)
         return cls(name, tuple(own.items()))
 
     def __str__(self) -> str:
@@ -96,16 +94,22 @@ class Entrant:
 
     @property
     def label(self) -> str:
-        pins = ", ".join(f"{PARAMETERS[k].symbol or k} {v:g}" if isinstance(v, (int, float)) else str(v) for k, v in self.own)
+        pins = ", ".join(f"{COMMON[k].symbol or k} {v:g}" if isinstance(v, (int, float)) else str(v) for k, v in self.own)
         return methods.get(self.method).label + (f" ({pins})" if pins else "")
 
 
-_Values = dataclasses.make_dataclass("_Values", [(row.name, row.type, row.default) for row in PARAMETERS.values()], frozen=True)
+def entrants(names: Any) -> tuple[str, ...]:
+    """Entrants, as a list or as one text with commas, written the one way they are written; an error for none or an unknown one."""
+    names = names.split(",") if isinstance(names, str) else names
+    if not isinstance(names, (list, tuple)):
+        raise ValueError(f"methods must be a list such as 'sgd,rwp', got {names!r}")
+    if not names:
+        raise ValueError("choose at least one method (there is: " + ", ".join(methods.METHODS) + ")")
+    return tuple(dict.fromkeys(str(Entrant.parse(name)) for name in names))
 
 
-@dataclass(frozen=True)
-class Settings(_Values):
-    """Everything a race depends on: a field for every row of ``PARAMETERS``, beside the problem and the methods.
+class Settings(Values):
+    """Everything a race depends on: the problem, the methods, and a value for every row of ``parameters(problem)``.
 
     ``methods`` are entrants; a slider acts on all that do not pin the value themselves.
 
@@ -117,22 +121,16 @@ class Settings(_Values):
     True
     """
 
-    problem: str = "digits"
-    methods: tuple[str, ...] = ("sgd", "sam", "rwp", "m-rwp", "nso")
+    MORE: ClassVar[dict[str, Parameter]] = {}  # settings that a run does not depend on
+    problem: str
+    methods: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        if self.problem not in PROBLEMS:
-            raise unknown("problem", self.problem, PROBLEMS)
-        for name, row in PARAMETERS.items():
-            object.__setattr__(self, name, row.parse(getattr(self, name)))
-        names = self.methods.split(",") if isinstance(self.methods, str) else self.methods
-        if not isinstance(names, (list, tuple)):
-            raise ValueError(f"methods must be a list such as 'sgd,rwp', got {names!r}")
-        object.__setattr__(self, "methods", tuple(dict.fromkeys(str(Entrant.parse(name)) for name in names)))
-        if not self.methods:
-            raise ValueError("choose at least one method (there is: " + ", ".join(methods.METHODS) + ")")
-        if self.batch > self.train:
-            raise ValueError(f"batch must not exceed train, got batch={self.batch}, train={self.train}")
+    def __init__(self, problem: str = DEFAULT, **values: Any):
+        row = problems.get(problem)
+        vars(self).update(problem=problem, methods=entrants(values.pop("methods", row.methods)))
+        self._fill({**parameters(problem), **self.MORE}, values, ("problem", "methods"))
+        if wrong := row.wrong(self):
+            raise ValueError(wrong)
 
     @property
     def entrants(self) -> tuple[Entrant, ...]:
@@ -140,22 +138,24 @@ class Settings(_Values):
 
     def of(self, entrant: Entrant) -> dict[str, Any]:
         """The live values as ``entrant`` sees them: its own where it or its method pins them."""
-        return {name: getattr(self, name) for name in LIVE} | entrant.pins
+        return {name: getattr(self, name) for name in LIVE} | self.pins(entrant)
+
+    def pins(self, entrant: Entrant) -> dict[str, Any]:
+        """The values of ``entrant`` that no slider moves: those its method has in every race or on this problem, and its own."""
+        return entrant.pins | dict(problems.get(self.problem).pins.get(entrant.method, {})) | dict(entrant.own)
 
     def replace(self, **changes: Any) -> Self:
-        """A copy with other values; an unknown name is an error that lists what exists."""
-        names = [f.name for f in dataclasses.fields(self)]
-        for name in changes:
-            if name not in names:
-                raise unknown("setting", name, names)
-        return dataclasses.replace(self, **changes)
+        """A copy with other values; an unknown name is an error that lists what exists. Another problem starts from its own defaults."""
+        kept = {name: value for name, value in vars(self).items() if name in self.MORE}
+        return type(self)(**((vars(self) if changes.get("problem", self.problem) == self.problem else kept) | changes))
 
     def changed(self) -> dict[str, Any]:
         """The values that differ from the defaults."""
-        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if getattr(self, f.name) != f.default}
+        default = vars(_defaults(type(self), self.problem)) | {"problem": DEFAULT}
+        return {name: value for name, value in vars(self).items() if value != default[name]}
 
     def to_json(self) -> str:
-        return json.dumps(dataclasses.asdict(self))
+        return json.dumps(self.to_dict())
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -165,4 +165,9 @@ class Settings(_Values):
             raise ValueError(f"these settings are not JSON: {error}") from None
         if not isinstance(values, dict):
             raise ValueError(f"settings are a JSON object, got {text[:40]!r}")
-        return cls().replace(**values)
+        return cls(**values)
+
+
+@cache
+def _defaults(kind: type[Settings], problem: str) -> Settings:
+    return kind(problem)

@@ -8,8 +8,10 @@ import json
 import math
 import sys
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -17,13 +19,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from rwp_edu import problems
 from rwp_edu.batched import SGD, Group, update
 from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
-from rwp_edu.problems.digits import Digits
+from rwp_edu.problems import Problem
 from rwp_edu.schedules import scale
-from rwp_edu.settings import LIVE, Settings
+from rwp_edu.settings import LIVE, WATCHED, Settings
 
 DEVICES = ("auto", "cpu", "cuda")
 
@@ -72,23 +75,33 @@ class Mark:
 class Record:
     """What was measured, as plain arrays: T records, E entrants, S seeds.
 
-    ``updates`` (T,); ``gradient_evaluations`` (T, E) of one run, in gradients of a whole batch; ``seconds`` (T, E) for the S runs of an entrant together, its
-    share of the batched work; ``train_loss``, ``test_accuracy`` (a fraction), ``wrong_labels_learnt`` and ``perturbation``
-    (‖e‖/‖w‖ at the farthest point of the latest update) (T, E, S); ``diverged`` (E, S): the update after which a run was
-    frozen, -1 for none. ``settings`` are those of the start, ``marks`` what changed later.
+    ``updates`` (T,); ``gradient_evaluations`` (T, E) of one run, in gradients of a whole batch; ``seconds`` (T, E) for the S runs of
+    an entrant together, its share of the batched work; every metric of the problem (accuracies are fractions), those of flatness (NaN
+    where they were not measured) and ``perturbation`` (‖e‖/‖w‖ at the farthest point of the latest update) (T, E, S); ``diverged`` (E, S): the update after which a run was frozen, -1
+    for none. ``profiles`` holds the latest (E, S, ...) of what is a curve in itself, ``reference`` what the truth has, if there
+    is one. ``settings`` are those of the start, ``marks`` what changed later.
     """
 
     settings: Settings
     marks: list[Mark] = field(default_factory=list)
     diverged: np.ndarray = field(default=None)
     rows: list[dict[str, np.ndarray]] = field(default_factory=list)
+    profiles: dict[str, np.ndarray] = field(default_factory=dict)
+    reference: dict[str, np.ndarray] = field(default_factory=dict)
 
-    PER_RUN = (*Digits.metrics, "perturbation")
-    COLUMNS = ("updates", "gradient_evaluations", "seconds", *PER_RUN)
+    @property
+    def problem(self) -> Problem:
+        return problems.get(self.settings.problem)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return ("updates", "gradient_evaluations", "seconds", *(metric.name for metric in self.problem.measured))
 
     def __getattr__(self, name: str) -> np.ndarray:
-        if name not in Record.COLUMNS:
-            raise AttributeError(f"a record has no {name!r} (there is: {', '.join(Record.COLUMNS)})")
+        if "settings" not in vars(self):  # while it is copied
+            raise AttributeError(name)
+        if name not in self.columns:
+            raise AttributeError(f"a record has no {name!r} (there is: {', '.join(self.columns)})")
         return np.array([row[name] for row in self.rows])
 
     @property
@@ -100,10 +113,10 @@ class Record:
         return tuple(range(self.settings.seed, self.settings.seed + self.settings.seeds))
 
     def results(self) -> list[dict[str, Any]]:
-        """One row per entrant at the latest record; accuracies are fractions, ``_se`` is the standard error over seeds."""
-        last, rows = self.rows[-1], []
+        """One row per entrant at the latest record: means over seeds, and standard errors ``_se`` of the metric that decides."""
+        last, rows, n = self.rows[-1], [], self.settings.seeds
+        score = self.problem.score.name
         for e, name in enumerate(self.entrants):
-            accuracy, n = last["test_accuracy"][e], self.settings.seeds
             rows.append(
                 {
                     "method": name,
@@ -111,9 +124,8 @@ class Record:
                     "updates": int(last["updates"]),
                     "gradient_evaluations": int(last["gradient_evaluations"][e]),
                     "seconds": float(last["seconds"][e]),
-                    "train_loss_mean": float(last["train_loss"][e].mean()),
-                    "test_accuracy_mean": float(accuracy.mean()),
-                    "test_accuracy_se": float(accuracy.std(ddof=1) / math.sqrt(n)) if n > 1 else None,
+                    **{f"{metric.name}_mean": float(last[metric.name][e].mean()) for metric in self.problem.metrics},
+                    f"{score}_se": float(last[score][e].std(ddof=1) / math.sqrt(n)) if n > 1 else None,
                     "diverged": int((self.diverged[e] >= 0).sum()),
                 }
             )
@@ -126,10 +138,12 @@ class Record:
             return np.where(np.isfinite(array), array.astype(object), None).tolist()
 
         return {
-            "settings": dataclasses.asdict(self.settings),
+            "settings": self.settings.to_dict(),
             "marks": [dataclasses.asdict(mark) for mark in self.marks],
             "diverged": self.diverged.tolist(),
-            **{name: plain(getattr(self, name)) for name in self.COLUMNS},
+            "profiles": {name: plain(array) for name, array in self.profiles.items()},
+            "reference": {name: plain(array) for name, array in self.reference.items()},
+            **{name: plain(getattr(self, name)) for name in self.columns},
         }
 
     def save(self, path: str | Path) -> Path:
@@ -146,16 +160,20 @@ class Record:
         """Read what :meth:`save` wrote."""
         try:
             data = json.loads(Path(path).read_text())
-            settings = Settings.from_json(json.dumps(data["settings"]))
-            columns = {name: np.array(data[name], dtype=float) for name in cls.COLUMNS}
-            rows = [{name: column[t] for name, column in columns.items()} for t in range(len(columns["updates"]))]
-            return cls(settings, [Mark(**mark) for mark in data["marks"]], np.array(data["diverged"]), rows)
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+            record = cls(Settings(**data["settings"]), [Mark(**mark) for mark in data["marks"]], np.array(data["diverged"]))
+            columns = {name: np.array(data[name], dtype=float) for name in record.columns}
+            record.rows = [{name: column[t] for name, column in columns.items()} for t in range(len(columns["updates"]))]
+            for name in ("profiles", "reference"):
+                getattr(record, name).update({key: np.array(value, dtype=float) for key, value in data.get(name, {}).items()})
+            return record
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"{path} is not a record of rwp_edu: {error}") from error
 
 
 class Run:
     """Methods x seeds trained together: the same initial weights, batches and noise stream for every method of a seed.
+
+    With ``background`` flatness is measured by a thread beside the training and enters the record when it is found (:meth:`collect`).
 
     >>> run = Run(Settings(methods="sgd,rwp", seeds=2, steps=20))
     >>> run.advance(20)
@@ -169,15 +187,21 @@ class Run:
         self.updates = 0
         s = settings
         self.record = Record(s, diverged=np.full((len(s.methods), s.seeds), -1))
-        self.problem = Digits(self.record.seeds, s.train, s.label_noise, s.width, s.batch, self.device, dtype)
+        self.problem = problems.get(s.problem).make(s, self.record.seeds, self.device, dtype)
         self.groups = [
             Group(e.method, {}, [generator(seed, "noise", device=self.device) for seed in self.record.seeds])
             for e in s.entrants
         ]
         self.base = SGD(self.problem.init().repeat(len(self.groups), 1))
+        self.background = False
+        self.flatness_seconds, self.looks = 0.0, 0
+        self._measuring: tuple[dict[str, np.ndarray], Future] | None = None
         self._died = torch.full((len(self.base.w),), -1, device=self.device)
         self._settled()
         with one_thread():
+            self.record.reference = {
+                name: value.cpu().numpy() for name, value in self.record.problem.truth(self.problem).items()
+            }
             self.write()
 
     @property
@@ -189,8 +213,7 @@ class Run:
         """Change live settings from the next update on; once the run has begun each change leaves a mark in the record."""
         for name in changes:
             if name not in LIVE:
-                known = name in {f.name for f in dataclasses.fields(Settings)}
-                if known:
+                if name in vars(self.settings):
                     raise ValueError(f"{name} changes the problem: start a new run for it (live are: {', '.join(LIVE)})")
                 raise unknown("setting", name, LIVE)
         settings = self.settings.replace(**changes)
@@ -198,7 +221,7 @@ class Run:
             self.record.settings = settings
         for name in changes if self.updates else ():
             old, new = getattr(self.settings, name), getattr(settings, name)
-            if old != new:
+            if old != new and name not in WATCHED:
                 self.record.marks.append(Mark(self.updates, name, old, new))
         self.settings = settings
         self._settled()
@@ -256,6 +279,7 @@ class Run:
         with one_thread():
             for _ in range(updates):
                 self.step()
+            self.collect(wait=self.finished)
 
     def write(self) -> None:
         """Measure every run now and add a row to the record, unless it has one for this update."""
@@ -265,13 +289,59 @@ class Run:
         with torch.no_grad():
             w = self.base.w.view(*shape, -1)
             measured = [self.problem.measure(weights) for weights in w]
+            for profile in self.record.problem.profiles:
+                self.record.profiles[profile.name] = np.stack([getattr(self.problem, profile.name)(v).cpu().numpy() for v in w])
         nothing = torch.full((self.settings.seeds,), math.nan)
-        row = {name: np.stack([m[name].cpu().numpy() for m in measured]).astype(float) for name in self.problem.metrics}
+        row = {name: np.stack([m[name].cpu().numpy() for m in measured]).astype(float) for name in measured[0]}
         row["perturbation"] = np.stack(
             [(nothing if g.displacement is None else g.displacement).cpu().numpy() for g in self.groups]
         )
+        row |= {metric.name: np.full(shape, math.nan) for metric in self.record.problem.flatness}
         row["updates"] = self.updates
         row["gradient_evaluations"] = np.array([float(g.work) for g in self.groups])
         row["seconds"] = np.array([g.seconds for g in self.groups])
         self.record.diverged = self._died.cpu().numpy().reshape(shape)
         self.record.rows.append(row)
+        every = self.settings.flatness_every
+        last = self.updates >= self.settings.steps
+        if self.record.problem.flatness and every and (last or self.updates % every < self.settings.record_every):
+            self._look(row, w.clone())
+
+    def _look(self, row: dict[str, np.ndarray], w: torch.Tensor) -> None:
+        """Measure flatness at weights (E, S, P) for a row of the record; a measurement still going on takes precedence."""
+        if self.background:
+            self.collect()
+            if self._measuring is None:
+                self._measuring = row, _beside().submit(self._flatness, w)
+        else:
+            self.collect(wait=True)
+            row |= self._flatness(w)
+            self.looks += 1
+
+    def _flatness(self, w: torch.Tensor) -> dict[str, np.ndarray]:
+        from rwp_edu.flatness import LOOKS
+
+        began, look = perf_counter(), LOOKS[self.settings.problem]
+        with torch.no_grad():
+            found = [look(self.problem, weights) for weights in w]
+        self.flatness_seconds += perf_counter() - began
+        return {name: np.stack([f[name].cpu().numpy() for f in found]).astype(float) for name in found[0]}
+
+    @property
+    def looking(self) -> bool:
+        """Is flatness being measured beside the training?"""
+        return self._measuring is not None
+
+    def collect(self, wait: bool = False) -> bool:
+        """Put what the thread has found into the record; is there something new?"""
+        if self._measuring is None or not (wait or self._measuring[1].done()):
+            return False
+        (row, found), self._measuring = self._measuring, None
+        row |= found.result()
+        self.looks += 1
+        return True
+
+
+@cache
+def _beside() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, "flatness")

@@ -129,6 +129,37 @@ def test_starting_another_race_pauses_the_first(page):
     python(page, "other.screen.store('pause', None)")
 
 
+def choose(page, label: str) -> None:
+    page.locator(".rwp-lab select").filter(has_text=label).first.select_option(label=label)
+
+
+def test_another_problem_and_back(page):
+    left = python(page, "print(id(lab.record), lab._run.updates, lab.summary)")
+    points, picture = page.evaluate(LINE.format("RWP")), "document.querySelector('.rwp-lab .js-plotly-plot')"
+    choose(page, "Matrix sensing")
+    until(page, f"{picture}.innerText.includes('squared distance to the truth')")
+    choose(page, "Zero loss, useless")
+    until(page, "document.querySelector('.rwp-lab .rwp-question')?.innerText.includes('180 measurements')")
+    assert python(page, "print(lab.state.problem, lab.record.settings.n, lab.status)").split() == ["sensing", "180", "ready"]
+    press(page, "Start")
+    until(page, f"{LINE.format('RWP')} >= 4")
+
+    handle = slider(page, "scale of the noise")
+    handle.focus()
+    handle.press("ArrowRight")
+    until(page, f"{picture}.innerText.includes('σ 0.12 → 0.125')")
+    seen = page.evaluate(LINE.format("RWP"))
+    until(page, f"{LINE.format('RWP')} > {seen}")
+    spectrum = "document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === 'NSO' && t.yaxis === 'y4').y"
+    values = page.evaluate(f"Array.from({spectrum})")
+    assert len(values) == 30 and values == sorted(values, reverse=True) and values[0] > 1
+
+    choose(page, "Digits with wrong labels")
+    until(page, f"{picture}.innerText.includes('test accuracy') && {LINE.format('RWP')} === {points}")
+    assert python(page, "print(id(lab.record), lab._run.updates, lab.summary)") == left
+    assert python(page, "print(lab.screen.running)").strip() == "False"
+
+
 def test_reload_keeps_the_picture(page):
     points = page.evaluate(LINE.format("RWP"))
     assert points >= 1
@@ -162,3 +193,63 @@ def test_arrows_of_one_update(page):
     handle.press("ArrowRight")
     until(page, f"{arrows} === 9")
     assert python(page, "print(arrows.state.method, arrows.state.k)").split() == ["nso", "2"]
+
+
+def test_landscape(page):
+    """A third screen: σ by keyboard, a click into the surface, the pointer over it."""
+    page.evaluate(
+        """() => {
+            const widget = jupyterapp.shell.currentWidget;
+            const source = "hills = rwp_edu.lab.landscape(sigma=0.1, methods='sgd,rwp')\\nhills";
+            widget.content.model.sharedModel.insertCell(0, {cell_type: 'code', source});
+            widget.content.activeCellIndex = 0;
+            jupyterapp.commands.execute('notebook:run-cell');
+        }"""
+    )
+    plot = "[...document.querySelectorAll('.rwp-lab .js-plotly-plot')].find(p => p.data.filter(t => t.name === 'surface').length === 2)"
+    shares = f"[...{plot}.querySelectorAll('.bartext')].map(e => e.textContent)"
+    until(page, f"{shares}.length >= 4")
+    drawn = "[...{}.querySelectorAll('.subplot.{} .contourlayer path')].map(e => e.getAttribute('d')).join()"
+    left, right = (page.evaluate(drawn.format(plot, panel)) for panel in ("xy", "x2y2"))
+    assert left and right and left != right and "100 %" not in page.evaluate(shares)
+
+    handle = slider(page, "scale of the noise")
+    handle.focus()
+    for _ in range(24):
+        handle.press("ArrowRight")
+    until(page, f"{shares}.includes('100 %') && {plot}.innerText.includes('σ = 0.22')")
+    assert python(page, "print(hills.state.sigma, hills.fractions['rwp'][0] < 0.05 < hills.fractions['sgd'][0])").split() == [
+        "0.22",
+        "True",
+    ]
+    assert page.evaluate(drawn.format(plot, "xy")) == left and page.evaluate(drawn.format(plot, "x2y2")) != right
+
+    area = page.locator(".rwp-lab .js-plotly-plot:has(.x3y3) .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+
+    def point(across: float, up: float) -> None:
+        page.mouse.move(box["x"] + across * box["width"] - 3, box["y"] + (1 - up) * box["height"])
+        page.mouse.move(box["x"] + across * box["width"], box["y"] + (1 - up) * box["height"])
+
+    start = f"{plot}.data.find(t => t.name === 'starts').x"
+    assert page.evaluate(f"Math.min(...{start})") == pytest.approx(-0.9)
+    point(0.7, 0.6)
+    page.mouse.down()
+    page.mouse.up()
+    until(page, f"Math.min(...{start}) > 0")  # from x = 0.5 on, 0.4 to the left
+    until(page, f"{shares}.every(text => text === '100 %') && {shares}.length === 2")  # all start, and end, in the wide well
+    x, y = map(float, python(page, "print(hills.state.x, hills.state.y)").split())
+    assert x == pytest.approx(0.5, abs=0.05) and y == pytest.approx(0.19, abs=0.05)
+
+    point(0.3, 0.5)
+    read = f"{plot}.data.filter(t => t.name === 'cursor').map(t => t.text[0])"
+    until(
+        page,
+        f"{read}.every((text, k) => text.startsWith('fF'[k] + ' = -')) && Math.abs({plot}.data.find(t => t.name === 'cursor').x[0] + 0.5) < 0.05",
+    )
+    f, smoothed = page.evaluate(read)
+    assert float(f.removeprefix("f = ")) < float(smoothed.removeprefix("F = ")) < 0  # the hole is deep in f, filled in F
+    written = f"[...{plot}.querySelectorAll('.textpoint')].map(e => e.textContent)"
+    until(page, f"{written}.includes('{f}') && {written}.includes('{smoothed}')")
+    assert [text for text in page.errors if "favicon" not in text] == []

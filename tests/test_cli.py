@@ -153,10 +153,12 @@ def test_table(call):
     status, out, err = call(*SMALL, "--methods", "sgd,m-rwp:sigma=0.15")
     assert status == 0
     title, explained, _, head, sgd, pinned = out.splitlines()
-    assert "300 images" in title and "20 updates" in title and "2 seeds" in explained
-    assert re.split(r"  +", head) == ["method", "test accuracy %", "minus sgd", "train loss", "gradients", "seconds"]
-    assert re.fullmatch(r"sgd +\d+\.\d ± \d+\.\d +- +\d\.\d{3} +20 +\d+\.\d\d", sgd)
-    assert re.fullmatch(r"m-rwp:sigma=0.15 +\d+\.\d ± \d+\.\d +[+-]\d+\.\d ± \d+\.\d +\d\.\d{3} +40 +\d+\.\d\d", pinned)
+    assert "training images 300" in title and "20 updates" in title and "2 seeds" in explained
+    heads = ["method", "test accuracy", "minus sgd", "training loss", "wrong labels learnt", "gradients", "seconds"]
+    assert re.split(r"  +", head) == heads
+    tail = r" +\d\.\d{3} +\d+ % +{} +\d+\.\d\d"
+    assert re.fullmatch(r"sgd +\d+\.\d ± \d+\.\d % +-" + tail.replace("{}", "20"), sgd)
+    assert re.fullmatch(r"m-rwp:sigma=0.15 +\d+\.\d ± \d+\.\d % +[+-]\d+\.\d ± \d+\.\d %" + tail.replace("{}", "40"), pinned)
     assert "20/20" in err
 
 
@@ -241,8 +243,8 @@ ALL_METHODS = ", ".join(METHODS)
 ERRORS = [
     ([], "lab, methods, train, bench"),
     (["trian"], "did you mean 'train'? (there is: lab, methods, train, bench)"),
-    (["train"], "(there is: digits)"),
-    (["train", "mnist"], "unknown problem 'mnist' (there is: digits)"),
+    (["train"], "(there is: digits, sensing)"),
+    (["train", "mnist"], "unknown problem 'mnist' (there is: digits, sensing)"),
     ([*SMALL, "--methods", "sgd,msgd"], f"unknown method 'msgd'; did you mean 'sgd'? (there is: {ALL_METHODS})"),
     ([*SMALL, "--methods", ""], f"(there is: {ALL_METHODS})"),
     ([*SMALL, "--methods", "m-rwp:sgma=1"], "unknown parameter of m-rwp 'sgma'; did you mean 'sigma'? (there is: sigma, kind"),

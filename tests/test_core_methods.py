@@ -7,6 +7,7 @@ import torch
 
 from rwp_edu import batched, methods
 from rwp_edu.methods import METHODS, PARAMETERS, get
+from rwp_edu.methods.random import mean
 from rwp_edu.noise import KINDS, generator
 from rwp_edu.optim import OPTIMIZERS
 from rwp_edu.points import At, Layout, drive
@@ -224,6 +225,13 @@ def test_the_mean_step_descends_the_smoothed_loss(name):
     found = combined(name, W.expand(runs, 2), noise=lambda w: sigma * torch.randn(runs, 2, generator=g, dtype=w.dtype))
     expected = gradient(W) + torch.stack([3 * sigma**2 * W[0], torch.zeros_like(W[0])])
     assert ((found.mean(0) - expected).abs() <= 4 * found.std(0) / runs**0.5 + 1e-12).all()
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 10])
+def test_the_running_mean(n):
+    gradients = torch.randn(n, 5, generator=generator(0, "gradients"), dtype=torch.float64)
+    torch.testing.assert_close(mean(iter(gradients)), gradients.mean(0), rtol=1e-14, atol=1e-15)
+    assert torch.equal(mean([gradients[0]] * n), gradients[0])
 
 
 def two_batches(points):

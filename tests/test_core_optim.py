@@ -1,14 +1,19 @@
 """The optimizer in a user's own loop: what one step does, and what it refuses."""
 
 import warnings
+from contextlib import nullcontext
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.modules.module import _global_forward_pre_hooks
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rwp_edu import optim
+from rwp_edu.memory import extra_copies
 from rwp_edu.methods import METHODS, PARAMETERS
 from rwp_edu.noise import KINDS, Noise, generator
 from rwp_edu.optim import MRWP, NSO, OPTIMIZERS, RWP, SAM, PerturbedOptimizer
@@ -221,7 +226,146 @@ def test_a_buffer_that_is_replaced_moves_once_per_step_too(name):
         assert model.count == step
 
 
+def test_a_module_that_only_a_later_evaluation_calls_moves_no_statistics(same):
+    first, later = (nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)) for _ in range(2))
+    x = torch.randn(4, 2, generator=torch.Generator().manual_seed(0)) + 3
+
+    def closure(model):
+        def evaluate():
+            loss = model(x).square().sum()
+            loss.backward()
+            return loss
+
+        return evaluate
+
+    optimizer = MRWP(torch.optim.SGD([*first.parameters(), *later.parameters()], lr=0.01))
+    before = [b.clone() for b in later.buffers()]
+    for step in range(1, 3):
+        optimizer.step(closure(first), closure(later))
+        assert same(list(later.buffers()), before) and first[0].num_batches_tracked == step
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("name", METHODS)
+def test_no_hook_is_left_on_the_modules(toy, name, fails):
+    one = toy(name)
+
+    def watch(evaluate, call):
+        assert len(_global_forward_pre_hooks) == 1
+        if fails:
+            raise RuntimeError("on purpose")
+        return evaluate()
+
+    with pytest.raises(RuntimeError, match="on purpose") if fails else nullcontext():
+        one.step(watch)
+    assert not _global_forward_pre_hooks
+
+
+# --- memory
+
+
+@pytest.mark.parametrize("name", ["nso", "lpf-sgd"])
+def test_draws_are_made_one_by_one_as_they_are_asked(name, monkeypatch):
+    drawn, seen = [], []
+    draw = Noise.__call__
+    monkeypatch.setattr(Noise, "__call__", lambda noise, w: drawn.append(None) or draw(noise, w))
+    w = vector(1.0, 2.0)
+
+    def closure():
+        seen.append(len(drawn))
+        return quadratic(w)()
+
+    OPTIMIZERS[name](torch.optim.SGD([w], lr=0.1), k=3).step(closure)
+    assert seen == ([1, 1, 2, 2, 3, 3] if name == "nso" else [1, 2, 3])
+
+
+def test_copies_of_the_weights_at_the_peak_of_a_step():
+    """Beyond the base optimizer, history included, however many draws: see ``rwp_edu.memory`` for what they are."""
+    copies = extra_copies(k=5)
+    most = {"sgd": 2, "rwp": 2, "arwp": 3, "sam": 3, "usam": 3, "m-rwp": 3, "lpf-sgd": 3, "nso": 4, "a-rwp": 4}
+    assert all(copies[name] <= bound for name, bound in most.items()) and copies.keys() == METHODS.keys()
+    assert all(copies[name] >= 1 + row.history for name, row in METHODS.items())
+
+
+# --- waiting for the device
+
+
+class Reads(TorchDispatchMode):
+    """Counts the numbers that are read out of tensors: on a device each of them would wait for it."""
+
+    number = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.number += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_device_is_waited_for_once_per_step(toy, same, name, monkeypatch):
+    one, twin = toy(name), toy(name)
+    for toys in (one, twin):
+        toys.steps(range(1))  # what is worked out once
+    twin.steps([1])
+    monkeypatch.setattr(optim, "READ_AT_ONCE", ())
+    torch.manual_seed(1)
+    with Reads() as reads:
+        one.step()
+    assert reads.number == 1
+    assert same({**one.state(), "storage": None}, {**twin.state(), "storage": None})
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", METHODS)
+def test_losses_that_are_read_late_are_refused_as_clearly(toy, same, name, bad, monkeypatch):
+    monkeypatch.setattr(optim, "READ_AT_ONCE", ())
+    one = toy(name)
+    one.steps(range(1))
+    before = one.state()
+    for at in range(one.cost.points):
+        with pytest.raises(FloatingPointError, match="loss is (nan|inf) at a point"):
+            one.step(lambda evaluate, call, at=at: evaluate() + (bad if call == at else 0))
+        torch.set_rng_state(before["random state"])
+        assert same(one.state(), before)
+
+
+@pytest.mark.parametrize("at_once", [("cpu",), ()])
+def test_large_but_finite_losses_and_gradients_are_no_failure(at_once, monkeypatch):
+    """Though their sum is not finite."""
+    monkeypatch.setattr(optim, "READ_AT_ONCE", at_once)
+    w = vector(1.0, 1.0, dtype=torch.float32)
+
+    def closure():
+        loss = 1.5e38 * w.sum()
+        loss.backward()
+        w.grad.mul_(2)
+        return loss
+
+    RWP(torch.optim.SGD([w], lr=1e-38), sigma=0.0).step(closure)
+    torch.testing.assert_close(w.detach(), torch.full((2,), -2.0))
+
+
 # --- parameters
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_model_may_change_its_precision_between_two_steps(name):
+    model = nn.Linear(3, 2)
+    optimizer = OPTIMIZERS[name](torch.optim.SGD(model.parameters(), lr=0.01))
+    x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
+
+    def closure():
+        loss = model(x.to(model.weight.dtype)).square().mean()
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    model.double()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(1e-12)
+    optimizer.param_groups[0]["lr"], before = 0.0, [p.detach().clone() for p in model.parameters()]
+    optimizer.step(closure)
+    assert all(p.dtype == torch.float64 and torch.equal(p, b) for p, b in zip(model.parameters(), before))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -468,6 +612,28 @@ def test_hooks_run_once_per_step(toy, name):
     one.optimizer.base.register_step_pre_hook(lambda *_: called.append("base"))
     one.step()
     assert called == ["before", "base", "after"]
+
+
+@pytest.mark.parametrize("register", [register_optimizer_step_pre_hook, register_optimizer_step_post_hook])
+def test_hooks_for_all_optimizers_see_it_and_its_base_once_per_step(toy, register):
+    one, seen = toy("sam"), []
+    one.step()
+    handle = register(lambda optimizer, *_: seen.append(type(optimizer).__name__))
+    try:
+        one.step()
+    finally:
+        handle.remove()
+    one.step()
+    assert sorted(seen) == ["SAM", "SGD"]
+
+
+def test_a_profiler_sees_it_and_its_base_once_per_step(toy):
+    one = toy("sam")
+    one.step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
+        one.step()
+    found = {event.key: event.count for event in profiler.key_averages() if event.key.startswith("Optimizer.step#")}
+    assert found == {"Optimizer.step#SAM.step": 1, "Optimizer.step#SGD.step": 1}
 
 
 def test_it_is_a_torch_optimizer_that_shares_its_base():

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwp_edu.points import At, Layout, drive
+from rwp_edu.points import At, Layout, drive, wide
 
 SHAPES = {
     "conv": (4, 3, 2, 2),
@@ -127,3 +127,37 @@ def test_drive_closes_the_conversation_when_an_answer_fails():
     with pytest.raises(RuntimeError, match="no answer"):
         drive(conversation, answer)
     assert closed == [True]
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_points_of_a_generator_are_formed_one_by_one_for_an_engine_that_can_wait(lazy):
+    """Any other engine gets them all at once, in a list; the gradients are the same."""
+    events = []
+
+    def method(w):
+        def points():
+            for n in range(3):
+                events.append(f"form {n}")
+                yield At(w + n)
+
+        total = 0
+        for g in (yield points()):
+            events.append("hear")
+            total = total + g
+        return total
+
+    def answer(points):
+        assert isinstance(points, list) != lazy
+        for at in points:
+            events.append("ask")
+            yield 10 * at.w
+
+    assert drive(method(torch.tensor(1.0)), answer, lazy) == 10 * (1 + 2 + 3)
+    one_by_one = [event for n in range(3) for event in (f"form {n}", "ask", "hear")]
+    assert events == (one_by_one if lazy else ["form 0", "form 1", "form 2", *["ask", "hear"] * 3])
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_wide_is_at_least_float32(dtype):
+    x = torch.ones(2, dtype=dtype)
+    assert wide(x).dtype == torch.promote_types(dtype, torch.float32) and torch.equal(wide(x).to(dtype), x)

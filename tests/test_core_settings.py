@@ -1,16 +1,18 @@
-import dataclasses
 import json
 import math
+from dataclasses import FrozenInstanceError
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rwp_edu.methods import METHODS
-from rwp_edu.settings import LIVE, PARAMETERS, PROBLEMS, TRAINING, Entrant, Settings
+from rwp_edu.problems import PROBLEMS
+from rwp_edu.settings import LIVE, PINNABLE, Entrant, Settings, parameters
+
+PARAMETERS = parameters()
 
 NUMBERS = [name for name, row in PARAMETERS.items() if not row.choices]
-PINS = tuple(name for name in TRAINING if TRAINING[name].live and name != "schedule")
 
 
 def value_of(name):
@@ -25,15 +27,14 @@ def value_of(name):
 @st.composite
 def entrants(draw):
     row = METHODS[draw(st.sampled_from(sorted(METHODS)))]
-    pinned = draw(st.lists(st.sampled_from((*row.parameters, *PINS)), unique=True, max_size=3))
+    pinned = draw(st.lists(st.sampled_from((*row.parameters, *PINNABLE)), unique=True, max_size=3))
     return Entrant(row.name, tuple((name, draw(value_of(name))) for name in pinned))
 
 
 @st.composite
 def settings(draw):
     values = draw(st.fixed_dictionaries({}, optional={name: value_of(name) for name in PARAMETERS}))
-    default = {field.name: field.default for field in dataclasses.fields(Settings)}
-    values["train"] = max(values.get("train", default["train"]), values.get("batch", default["batch"]))
+    values["train"] = max(values.get("train", Settings().train), values.get("batch", Settings().batch))
     names = draw(st.lists(entrants().map(str), min_size=1, max_size=4))
     return Settings(methods=tuple(names), **values)
 
@@ -55,7 +56,7 @@ def test_an_entrant_is_written_and_read_unchanged(entrant):
 
 def test_every_parameter_is_a_setting_with_its_default():
     default = Settings()
-    assert {f.name for f in dataclasses.fields(Settings)} == {"problem", "methods", *PARAMETERS}
+    assert set(Settings().to_dict()) == {"problem", "methods", *PARAMETERS}
     assert all(getattr(default, name) == row.default for name, row in PARAMETERS.items())
     assert default.changed() == {}
 
@@ -143,7 +144,7 @@ def test_a_list_of_what_there_is_is_complete():
     assert all(name in str(error.value) for name in METHODS)
     with pytest.raises(ValueError) as error:
         Entrant.parse("m-rwp:?=1")
-    assert all(name in str(error.value) for name in (*METHODS["m-rwp"].parameters, *PINS))
+    assert all(name in str(error.value) for name in (*METHODS["m-rwp"].parameters, *PINNABLE))
 
 
 @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ def test_an_entrant_sees_its_own_values_first():
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].pins])
 def test_what_a_race_pins_for_a_method_no_common_setting_moves_but_its_own_does(name):
     pins = METHODS[name].pins
-    assert set(pins) <= {*METHODS[name].parameters, *PINS}
+    assert set(pins) <= {*METHODS[name].parameters, *PINNABLE}
     other = {key: PARAMETERS[key].slider[0] for key in pins}
     assert all(PARAMETERS[key].parse(value) == value != other[key] or not value for key, value in pins.items())
     for one in (Settings(methods=name), Settings(methods=name, **other)):
@@ -217,7 +218,7 @@ def test_a_batch_is_not_larger_than_the_training_set():
 
 
 def test_settings_are_frozen():
-    with pytest.raises(dataclasses.FrozenInstanceError):
+    with pytest.raises(FrozenInstanceError):
         Settings().sigma = 0.2
 
 

@@ -5,7 +5,10 @@ import pytest
 import torch
 
 from rwp_edu.methods import METHODS
-from rwp_edu.settings import LIVE, PARAMETERS, TRAINING, Settings
+from rwp_edu.settings import LIVE, TRAINING, WATCHED, Settings, parameters
+
+PARAMETERS = parameters()
+OWN = ("batch", "train", "label_noise", "width")
 from rwp_edu.training import DEVICES, Mark, Record, Run, device_named
 
 SMALL = {"train": 60, "batch": 20, "width": 8, "record_every": 5}
@@ -42,7 +45,7 @@ def test_shapes_of_the_record(finished):
     assert record.updates.tolist() == [0, 5, 10, 15, 20, 23]
     for name in ("gradient_evaluations", "seconds"):
         assert getattr(record, name).shape == (6, entrants)
-    for name in Record.PER_RUN:
+    for name in (*finished.problem.metrics, "perturbation"):
         assert getattr(record, name).shape == (6, entrants, seeds)
     assert record.diverged.shape == (entrants, seeds) and (record.diverged == -1).all()
     assert record.entrants == tuple(METHODS) and record.seeds == (0, 1) and record.marks == []
@@ -115,7 +118,7 @@ def test_a_record_is_saved_and_loaded_unchanged(tmp_path):
     loaded = Record.load(path)
     assert loaded.settings == run.record.settings and loaded.marks == run.record.marks
     np.testing.assert_array_equal(loaded.diverged, run.record.diverged)
-    for name in Record.COLUMNS:
+    for name in run.record.columns:
         was = np.asarray(getattr(run.record, name), dtype=float)
         np.testing.assert_array_equal(getattr(loaded, name), np.where(np.isfinite(was), was, np.nan))
     assert loaded.to_dict() == run.record.to_dict()
@@ -244,7 +247,7 @@ def test_more_draws_cost_more_from_then_on():
     assert run.record.gradient_evaluations[:, 0].tolist() == [0, 5 * 2, 5 * 2 + 5 * 6]
 
 
-@pytest.mark.parametrize("name", [*(name for name in TRAINING if not TRAINING[name].live), "methods", "problem"])
+@pytest.mark.parametrize("name", [*(name for name in TRAINING if not TRAINING[name].live), *OWN, "methods", "problem"])
 def test_a_setting_that_is_not_live_says_so(name):
     run = Run(small())
     with pytest.raises(ValueError, match=f"{name} changes the problem: start a new run") as error:
@@ -273,7 +276,7 @@ def acts_on(name, entrant):
     return name not in row.pins and (name in row.parameters or (name in TRAINING and name != "scale_start"))
 
 
-@pytest.mark.parametrize("name", LIVE)
+@pytest.mark.parametrize("name", [name for name in LIVE if name not in WATCHED])
 def test_a_live_setting_acts_on_those_that_have_it_and_do_not_pin_it_and_on_nobody_else(name):
     """``beta`` and ``eta`` act through the history, ``scale_start`` through a schedule that grows."""
     row = PARAMETERS[name]
@@ -374,3 +377,53 @@ def test_flat_minima_generalise_on_noisy_labels():
     assert rwp - sgd >= 0.04 and nso - sgd >= 0.03
     learnt = record.wrong_labels_learnt[-1].mean(1)
     assert learnt[1] < learnt[0]
+
+
+# --- flatness
+
+
+def test_flatness_is_measured_when_asked_and_changes_nothing():
+    plain, watched = trained(small(methods="sgd,rwp")), trained(small(methods="sgd,rwp", flatness_every=10))
+    assert torch.equal(plain.base.w, watched.base.w)
+    assert np.isnan(plain.record.trace).all()
+    when = [0, 10, 20, 23]
+    for metric in watched.record.problem.flatness:
+        values = getattr(watched.record, metric.name)
+        assert np.isfinite(values[np.isin(watched.record.updates, when)]).all()
+        assert np.isnan(values[~np.isin(watched.record.updates, when)]).all()
+    assert watched.record.marks == [] and watched.flatness_seconds > 0 and watched.looks == 4
+
+
+def test_flatness_agrees_with_the_dense_hessian():
+    run = trained(small(methods="sgd", flatness_every=100, seeds=4))
+    problem, w = run.problem, run.base.w.double()
+    for s in range(4):
+        x, y = problem.train_x[s].double(), problem.train_y[s]
+        net = problem.network
+
+        def loss(flat):
+            return torch.nn.functional.cross_entropy(net.logits(flat[None], x[None])[0], y)
+
+        hessian = torch.autograd.functional.hessian(loss, w[s])
+        top = torch.linalg.eigvalsh(hessian)[-1].item()
+        assert run.record.top_eigenvalue[-1, 0, s] == pytest.approx(top, rel=0.02)
+        spread = (2 * (hessian.square().sum() - hessian.diagonal().square().sum()) / 16).sqrt().item()
+        assert abs(run.record.trace[-1, 0, s] - hessian.trace().item()) < 4 * spread
+
+
+def test_flatness_beside_the_training_enters_the_record_later():
+    run = Run(small(methods="sgd,rwp", flatness_every=23))
+    run.background = True
+    run.advance(22)
+    run.step()
+    assert run.finished
+    assert run.collect(wait=True) or np.isfinite(run.record.trace[-1]).all()
+    assert np.isfinite(run.record.trace[-1]).all() and not run.looking
+    assert not run.collect(wait=True)
+
+
+def test_turning_flatness_on_later():
+    run = trained(small(methods="sgd"), 8)
+    run.set(flatness_every=1)
+    run.advance(100)
+    assert np.isfinite(run.record.trace).all((1, 2)).tolist() == [False, False, True, True, True, True]

@@ -105,4 +105,4 @@ def test_colours_and_dashes_tell_entrants_apart():
 @pytest.mark.parametrize("options", [{}, {"x": "seconds"}, {"x": "gradients", "smoothing": 0.5}, {"shown": ()}])
 def test_the_figure_is_valid_plotly(record, options):
     figure = figures.race(record, **options)
-    assert len(figure.data) == 4 * (3 * 5 + 1)
+    assert len(figure.data) == 4 * (3 * 5 + 2)

@@ -122,6 +122,14 @@ def test_copied_code_runs_as_pasted_and_repeats_the_run(method):
     assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=2e-3)
 
 
+@pytest.mark.parametrize("method", ["sgd", "nso:k=2", "m-rwp", "lpf-sgd:k=3", "sam:scale=cosine", "arwp"])
+def test_copied_code_of_matrix_sensing_repeats_the_run(method):
+    lab = rwp_edu.lab.race(problem="sensing", methods=method, seeds=1, steps=60, seed=3, d=10, n=60)
+    lab.run()
+    found = subprocess.run([sys.executable, "-c", lab.code()], capture_output=True, text=True, check=True)
+    assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.distance[-1, 0, 0], rel=2e-3)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_runs(name):
     lab = rwp_edu.lab.race(seeds=2)

@@ -1,4 +1,4 @@
-"""Surfaces against autograd, and against averages over noise; one update taken apart; the lab of arrows without a browser."""
+"""The lab of arrows on a surface, without a browser; its exercise."""
 
 from __future__ import annotations
 
@@ -8,74 +8,9 @@ import pytest
 import torch
 
 import rwp_edu
-from rwp_edu.anatomy import take_apart
 from rwp_edu.lab import UpdateState, arrows, exercises
 from rwp_edu.methods import METHODS
-from rwp_edu.noise import generator
 from rwp_edu.points import At
-from rwp_edu.problems.surfaces import SHARP_AND_WIDE, Wells
-
-POINTS = torch.randn(7, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 0.6
-
-
-def test_gradient_and_hessian_are_those_of_the_value():
-    x = POINTS.clone().requires_grad_()
-    (gradient,) = torch.autograd.grad(SHARP_AND_WIDE.value(x).sum(), x)
-    torch.testing.assert_close(SHARP_AND_WIDE.gradient(POINTS), gradient)
-    for point, hessian in zip(POINTS, SHARP_AND_WIDE.hessian(POINTS)):
-        torch.testing.assert_close(hessian, torch.autograd.functional.hessian(SHARP_AND_WIDE.value, point))
-
-
-@pytest.mark.parametrize("sigma", [0.05, 0.3])
-def test_smoothed_surface_is_the_mean_over_noise(sigma):
-    u = sigma * torch.randn(400_000, 1, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    values = SHARP_AND_WIDE.value(POINTS + u)
-    error = values.std(0) / len(u) ** 0.5
-    assert ((values.mean(0) - SHARP_AND_WIDE.smoothed(sigma).value(POINTS)).abs() < 4 * error).all()
-
-
-def test_smoothing_twice_is_smoothing_once_by_the_root_of_the_sum():
-    once, twice = SHARP_AND_WIDE.smoothed(0.5), SHARP_AND_WIDE.smoothed(0.3).smoothed(0.4)
-    torch.testing.assert_close(once.value(POINTS), twice.value(POINTS))
-    assert SHARP_AND_WIDE.smoothed(0.0) == SHARP_AND_WIDE
-
-
-def test_the_sharp_well_is_deeper_until_it_is_smoothed():
-    wide, sharp = torch.tensor([[0.5, 0.0], [-0.5, 0.0]], dtype=torch.float64)
-    assert SHARP_AND_WIDE.value(sharp) < SHARP_AND_WIDE.value(wide)
-    assert SHARP_AND_WIDE.smoothed(0.2).value(sharp) > SHARP_AND_WIDE.smoothed(0.2).value(wide)
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_an_update_shows_what_the_method_asked_and_did(method):
-    w = torch.tensor([0.3, -0.4], dtype=torch.float64)
-    asked = []
-
-    def gradient(at):
-        asked.append(at)
-        return SHARP_AND_WIDE.gradient(at.w)
-
-    found = take_apart(method, w, gradient, lr=0.1, seed=3)
-    cost = METHODS[method].cost(k=METHODS[method].default("k"))
-    assert [a.at for a in found.answers] == asked and len(asked) == cost.points and found.rounds == cost.rounds
-    torch.testing.assert_close(found.after, w - 0.1 * found.g)
-    again = take_apart(method, w, lambda at: SHARP_AND_WIDE.gradient(at.w), lr=0.1, seed=3)
-    assert torch.equal(found.g, again.g)
-
-
-def test_an_update_of_rwp_by_hand():
-    w = torch.tensor([0.3, -0.4], dtype=torch.float64)
-    z = torch.randn(2, generator=generator(5, "noise"), dtype=torch.float64)
-    found = take_apart("rwp", w, lambda at: 2 * at.w, sigma=0.2, kind="filter-wise", seed=5)
-    torch.testing.assert_close(found.g, 2 * (w + 0.2 * w.norm() * z))
-
-
-def test_unknown_hyper_parameters_are_refused():
-    with pytest.raises(ValueError, match="did you mean 'sigma'"):
-        take_apart("rwp", torch.zeros(2), lambda at: at.w, sgima=0.1)
-
-
-# The lab
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -112,7 +47,7 @@ def test_screen_follows_the_state_and_shows_errors():
         lab = rwp_edu.lab.update(method="rwp")
         screen = lab.screen
         screen.show()
-        screen.method.value = "sam"
+        screen.choice.value = "sam"
         await asyncio.sleep(0.1)
         assert lab.state.method == "sam" and "SAM" in screen.says.value
         assert screen.controls["rho"].box in screen.left.children and screen.controls["sigma"].box not in screen.left.children
@@ -187,8 +122,3 @@ def _clean(w, noise):
 def test_exercise_says_what_is_wrong(attempt, says, capsys):
     assert exercises.check_nso(attempt) is (attempt is _solution)
     assert says in capsys.readouterr().out
-
-
-def test_wells_without_a_bowl_and_batches_of_points():
-    surface = Wells(((1.0, 0.5, 0.0, 0.0),))
-    assert surface.value(torch.zeros(3, 4, 2)).shape == (3, 4) and surface.hessian(torch.zeros(3, 4, 2)).shape == (3, 4, 2, 2)

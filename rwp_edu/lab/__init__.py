@@ -1,7 +1,27 @@
-"""The notebook user interface. ``race()`` and ``update()`` work with and without a front end."""
+"""The notebook user interface. Every lab works with and without a front end."""
 
-from rwp_edu.lab.race import Race, race
-from rwp_edu.lab.state import PRESETS, RaceState
 from rwp_edu.lab.arrows import UpdateLab, UpdateState, update
+from rwp_edu.lab.race import Race, race
+from rwp_edu.lab.smoothed import SmoothingLab, SmoothingState, smoothing
+from rwp_edu.lab.state import PRESETS, RaceState
+from rwp_edu.lab.terrain import Landscape, LandscapeState, landscape
+from rwp_edu.lab.variance import TwoPointsLab, TwoPointsState, two_points
 
-__all__ = ["PRESETS", "Race", "RaceState", "UpdateLab", "UpdateState", "race", "update"]
+__all__ = [
+    "Landscape",
+    "LandscapeState",
+    "PRESETS",
+    "Race",
+    "RaceState",
+    "SmoothingLab",
+    "SmoothingState",
+    "TwoPointsLab",
+    "TwoPointsState",
+    "UpdateLab",
+    "UpdateState",
+    "landscape",
+    "race",
+    "smoothing",
+    "two_points",
+    "update",
+]

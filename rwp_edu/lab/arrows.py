@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,7 +11,8 @@ from torch import Tensor
 
 from rwp_edu import figures, methods
 from rwp_edu.anatomy import Update, take_apart
-from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.lab.explorer import Explorer
+from rwp_edu.parameters import Parameter, Values
 from rwp_edu.points import At
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE, Wells
 
@@ -35,11 +35,10 @@ HERE: dict[str, Any] = {"sigma": 0.2, "rho": 0.4, "kind": "isotropic", "examples
 HYPER = {name: dataclasses.replace(row, default=HERE.get(name, row.default)) for name, row in methods.PARAMETERS.items()}
 PARAMETERS: dict[str, Parameter] = {**OWN, **HYPER}
 _TILTS = torch.tensor([[0.5, 0.4], [-0.5, -0.4]], dtype=torch.float64)
-_Values = dataclasses.make_dataclass("_Values", [(row.name, row.type, row.default) for row in PARAMETERS.values()], frozen=True)
+ALWAYS = ("x", "y", "lr", "batch_noise")
 
 
-@dataclass(frozen=True)
-class UpdateState(_Values):
+class UpdateState(Values):
     """All that the picture depends on; every field is a row of ``PARAMETERS``.
 
     >>> UpdateState(rho=-1)
@@ -48,15 +47,7 @@ class UpdateState(_Values):
     ValueError: rho must be a finite number >= 0, got -1
     """
 
-    def __post_init__(self) -> None:
-        for name, row in PARAMETERS.items():
-            object.__setattr__(self, name, row.parse(getattr(self, name)))
-
-    def replace(self, **changes: Any) -> Self:
-        for name in changes:
-            if name not in PARAMETERS:
-                raise unknown("setting", name, PARAMETERS)
-        return dataclasses.replace(self, **changes)
+    TABLE = PARAMETERS
 
     @property
     def update(self) -> Update:
@@ -148,19 +139,11 @@ def layout(state: UpdateState) -> dict[str, Any]:
         "xaxis": {**axis, "range": [-VIEW[0], VIEW[0]], "title": {"text": "w₁", "standoff": 2}},
         "yaxis": {**axis, "range": [-VIEW[1], VIEW[1]], "title": {"text": "w₂", "standoff": 2}, "scaleanchor": "x"},
         "annotations": arrows,
-        "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": figures.INK, "size": 12},
         "margin": {"l": 44, "r": 10, "t": 34, "b": 40}, "height": 500, "legend": {"orientation": "h", "y": 1.09, "x": 0},
     }  # fmt: skip
 
 
-def figure(state: UpdateState):
-    """The picture as a plotly figure."""
-    import plotly.graph_objects as go
-
-    return go.Figure(data=traces(state), layout=layout(state))
-
-
-class UpdateLab:
+class UpdateLab(Explorer):
     """One update, to look at from all sides.
 
     >>> lab = update(method="m-rwp", lam=0.3)
@@ -169,38 +152,32 @@ class UpdateLab:
     2
     """
 
-    def __init__(self, state: UpdateState):
-        self.state = state
-        self._screen = None
+    STATE, OPEN, CHOICE = UpdateState, "rwp_edu.lab.update", "method"
 
-    def set(self, **changes: Any) -> None:
-        self.state = self.state.replace(**changes)
-        if self._screen is not None:
-            self._screen.wake()
+    def choice_labels(self) -> dict[str, tuple[str, str]]:
+        rows = methods.METHODS.values()
+        return {row.name: (f"{row.label} {row.cost(k=1)}", f"{row.formula}: {row.meaning}") for row in rows}
+
+    def traces(self) -> list[dict[str, Any]]:
+        return traces(self.state)
+
+    def layout(self) -> dict[str, Any]:
+        return layout(self.state)
 
     @property
     def text(self) -> str:
         return sentence(self.state)
 
     @property
-    def figure(self):
-        return figure(self.state)
-
-    def __repr__(self) -> str:
-        return f"<update: {self.text}>"
+    def shown(self) -> tuple[str, ...]:
+        used = methods.get(self.state.method).parameters
+        return tuple(name for name in PARAMETERS if name in used or name in ALWAYS)
 
     @property
-    def screen(self):
-        if self._screen is None:
-            from rwp_edu.lab.arrows_screen import UpdateScreen
-
-            self._screen = UpdateScreen(self)
-        return self._screen
-
-    def _repr_mimebundle_(self, **options: Any) -> Any:
-        return self.screen.show(**options)
+    def noisy(self) -> bool:
+        return bool({"noise", "normal"} & set(methods.get(self.state.method).needs))
 
 
 def update(**changes: Any) -> UpdateLab:
     """Open the update of one method: ``update(method="sam", rho=0.3)``."""
-    return UpdateLab(UpdateState().replace(**changes))
+    return UpdateLab.open(**changes)

@@ -73,7 +73,7 @@ def browser(width: int = 1400, height: int = 1100):
         chrome = play.chromium.launch(executable_path=chromium(), args=FLAGS)
         try:
             page = chrome.new_page(viewport={"width": width, "height": height})
-            page.set_default_timeout(30_000)
+            page.set_default_timeout(60_000)
             yield page
         finally:
             chrome.close()

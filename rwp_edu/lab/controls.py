@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import ipywidgets as w
 
+from rwp_edu import figures, methods
 from rwp_edu.parameters import Parameter
+from rwp_edu.settings import Entrant
 
 STYLE = """<style>
 .rwp-lab .main-svg text {fill: var(--jp-ui-font-color1, #7d7d7d) !important}
@@ -17,9 +20,9 @@ STYLE = """<style>
 .rwp-lab {font-variant-numeric: tabular-nums}
 .rwp-lab .rwp-head {display: flex; justify-content: space-between; line-height: 1.35; font-size: 12px; color: var(--jp-ui-font-color1)}
 .rwp-lab .rwp-why {color: var(--jp-ui-font-color2); font-style: italic}
-.rwp-lab .widget-readout {width: 56px; min-width: 56px; margin: 0 0 0 8px}
+.rwp-lab .widget-readout {width: 64px; min-width: 64px; margin: 0 0 0 8px}
 .rwp-lab .slider-container {margin: 0 8px}
-.rwp-lab .rwp-ticks {position: relative; height: 15px; margin: -5px 72px 0 8px; font-size: 10px; color: var(--jp-ui-font-color2)}
+.rwp-lab .rwp-ticks {position: relative; height: 15px; margin: -5px 80px 0 8px; font-size: 10px; color: var(--jp-ui-font-color2)}
 .rwp-lab .rwp-ticks span {position: absolute; transform: translateX(-50%); white-space: nowrap; line-height: 12px}
 .rwp-lab .rwp-ticks span.start {transform: none}
 .rwp-lab .rwp-ticks span.end {transform: translateX(-100%)}
@@ -48,25 +51,35 @@ def _ticks(row: Parameter) -> str:
             value, low, high = math.log(value), math.log(low), math.log(high)
         return 100 * (value - low) / (high - low)
 
-    def span(value: float, text: str) -> str:
-        at = place(value)
-        kind = "end" if at > 85 else "start" if at < 15 else "mid"
+    places = [place(value) for value, _ in row.ticks]
+
+    def span(i: int, text: str) -> str:
+        at = places[i]
+        crowded = [other - at for j, other in enumerate(places) if j != i and abs(other - at) < CROWDED]
+        kind = "end" if at > 85 or any(gap > 0 for gap in crowded) and at > 15 else "start" if at < 15 or crowded else "mid"
         return f'<span class="{kind}" style="left:{at:.1f}%">{text}</span>'
 
-    return f'<div class="rwp-ticks">{"".join(span(*tick) for tick in row.ticks)}</div>'
+    return f'<div class="rwp-ticks">{"".join(span(i, text) for i, (_, text) in enumerate(row.ticks))}</div>'
+
+
+CROWDED = 26  # per cent of a slider within which two labels in the middle would overlap
 
 
 class Control:
     """One parameter on the screen: a head with symbol, name and, if it has no effect now, why; the input; labelled ticks."""
 
     def __init__(self, row: Parameter, value: Any, store):
-        self.row = row
-        self.head = w.HTML(layout={"margin": "2px 2px 0 2px"})
-        self.input = self._input(row, value)
-        self.input.observe(lambda change: store(row.name, self._plain(change["new"])), names="value")
-        parts = [self.head, self.input, *([w.HTML(_ticks(row), layout={"margin": "0"})] if row.ticks else [])]
-        self.box = w.VBox(parts, layout={"overflow": "hidden", "flex": "0 0 auto"})
+        self.store = store
+        self.head, self.ticks = w.HTML(layout={"margin": "2px 2px 0 2px"}), w.HTML(layout={"margin": "0"})
+        self.box = w.VBox(layout={"overflow": "hidden", "flex": "0 0 auto"})
+        self._make(row, value)
         self.explain("")
+
+    def _make(self, row: Parameter, value: Any) -> None:
+        self.row, self.value, self.input = row, value, self._input(row, value)
+        self.input.observe(lambda change: self._moved(self._plain(change["new"])), names="value")
+        self.box.children = [self.head, self.input, self.ticks]
+        self._tick()
 
     @staticmethod
     def _plain(value: Any) -> Any:
@@ -84,8 +97,26 @@ class Control:
         if row.log:
             return w.FloatLogSlider(min=math.log10(low), max=math.log10(high), step=0.05, readout_format=".3g", **common)
         if row.type is int:
-            return w.IntSlider(min=int(low), max=max(int(high), value), step=int(row.step), **common)
-        return w.FloatSlider(min=low, max=max(high, value), step=row.step, readout_format=".3g", **common)
+            return w.IntSlider(min=min(int(low), value), max=max(int(high), value), step=int(row.step), **common)
+        return w.FloatSlider(min=min(low, value), max=max(high, value), step=row.step, readout_format=".3g", **common)
+
+    @property
+    def _linear(self) -> bool:
+        return isinstance(self.input, (w.IntSlider, w.FloatSlider))
+
+    def _moved(self, value: Any) -> None:
+        """A front end answers what it is shown with the nearest place of its slider; only another place is a wish."""
+        if not self._at(value):
+            self.value = value
+            self.store(self.row.name, value)
+
+    def _at(self, value: Any) -> bool:
+        """Is this the place on the slider at which ``self.value`` is shown?"""
+        if isinstance(self.input, w.FloatLogSlider) and value > 0 and self.value > 0:
+            return abs(math.log10(value / self.value)) <= 0.501 * self.input.step
+        if self._linear:
+            return abs(value - self.value) <= 0.501 * self.input.step
+        return value == self.value
 
     def explain(self, why: str, off: bool = False) -> None:
         """Say why the control has no effect now; one that is ``off`` is dimmed too."""
@@ -95,8 +126,60 @@ class Control:
             self.head.value = f"<div class='rwp-head' title='{self.row.meaning}'>{text}</div>"
         self.input.disabled = off
 
-    def show(self, value: Any) -> None:
-        if isinstance(self.input, (w.IntSlider, w.FloatSlider)) and value > self.input.max:
-            self.input.max = value
-        if self._plain(self.input.value) != value:  # else a correction in the 16th digit would fight the hand on the slider
+    def _tick(self) -> None:
+        row = self.row
+        if self._linear:
+            row = replace(row, slider=(self.input.min, self.input.max))
+        self.ticks.value = _ticks(row) if row.ticks else ""
+        self.ticks.layout.display = None if row.ticks else "none"
+
+    def show(self, value: Any, row: Parameter | None = None) -> None:
+        """Show a value and, with a ``row``, the bounds and ticks that have moved with the rest of the picture.
+
+        Other bounds need another slider: a front end answers new bounds with the old value, cut to them.
+        """
+        row, before, changed = row or self.row, self.row, value != self.value
+        if row.slider != before.slider or self._linear and not self.input.min <= value <= self.input.max:
+            former = self.input
+            former.unobserve_all()
+            self._make(row, value)
+            former.close()
+            return
+        self.row, self.value = row, value
+        if changed or not self._at(self._plain(self.input.value)):  # else a correction would fight the hand on the slider
             self.input.value = value
+        if row.ticks != before.ticks:
+            self._tick()
+
+
+class Chips:
+    """A toggle per method of the table and per entrant with values of its own, with its line and its cost."""
+
+    def __init__(self, store: Any):
+        self.store = store
+        self.box = w.HBox(layout={"flex_flow": "row wrap", "margin": "0"})
+        self._made_for: tuple | None = None
+
+    def show(self, state: Any, also: tuple[str, ...] = ()) -> None:
+        """``state`` has the chosen ``methods`` and k; entrants in ``also`` have a chip too."""
+        names = tuple(dict.fromkeys((*methods.METHODS, *state.methods, *also)))
+        wanted = names, state.methods, state.k
+        if wanted == self._made_for:
+            return
+        self._made_for = wanted
+        self.box.children = [self._chip(name, names, state) for name in names]
+
+    def _chip(self, name: str, names: tuple[str, ...], state: Any) -> w.Widget:
+        entrant = Entrant.parse(name)
+        row = methods.get(entrant.method)
+        cost = row.cost(k=entrant.pins.get("k", state.k))
+        together = " at once" if cost.rounds == 1 and cost.points > 1 else " one after another" if cost.rounds > 1 else ""
+        tip = f"{row.formula}: {cost.work} gradient{'s' * (cost.work > 1)} per update{together}"
+        toggle = w.ToggleButton(
+            value=name in state.methods, description=f"{entrant.label}  {cost}", tooltip=tip, layout={"width": "auto"}
+        )
+        toggle.observe(lambda change: self.store("toggle", (name, change["new"])), names="value")
+        line = w.HTML(figures.swatch(name, names), layout={"margin": "2px 0 2px 6px"})
+        chip = w.HBox([line, toggle], layout={"align_items": "center"})
+        chip.add_class("rwp-chip")
+        return chip

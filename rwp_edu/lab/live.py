@@ -10,6 +10,14 @@ import asyncio
 from typing import Any
 
 
+HEADLESS = (
+    "RWP_EDU_HEADLESS_STEPS"  # set where notebooks are run without a screen: work is done at once, races take so many steps
+)
+
+
+SETTLED = 2.0  # seconds after which a front end has laid out what it was given
+
+
 class Live:
     """A screen: ``box`` holds its widgets; ``turn`` applies, works, draws, and says after how many seconds to come again (None:
     when something is asked for); ``fail`` shows an error."""
@@ -43,6 +51,7 @@ class Live:
         if loop is not None and (self._task is None or self._task.done()):
             self._loop, self._event = loop, asyncio.Event()
             self._task = loop.create_task(self._live())
+            loop.call_later(SETTLED, self.settle)
         self.draw()
         return self.box._repr_mimebundle_(**options)
 
@@ -61,6 +70,9 @@ class Live:
 
     def turn(self) -> float | None:
         raise NotImplementedError
+
+    def settle(self) -> None:
+        """Called once, when the front end has had time to lay out its widgets."""
 
     def draw(self) -> None:
         raise NotImplementedError

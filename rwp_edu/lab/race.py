@@ -9,18 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from rwp_edu import figures
-from rwp_edu.lab import words
+from rwp_edu.lab import listing, words
+from rwp_edu.lab.live import HEADLESS
 from rwp_edu.lab.state import PRESETS, RaceState
 from rwp_edu.parameters import unknown
-from rwp_edu.settings import LIVE, Settings
+from rwp_edu.settings import LIVE
 from rwp_edu.training import Record, Run, keep_freed_memory
 
-HEADLESS = "RWP_EDU_HEADLESS_STEPS"
-_SETTINGS = tuple(Settings.__dataclass_fields__)
+
+EVERY = 20  # updates between measurements of flatness, where a picture asks for them
 
 
 class Race:
-    """Methods racing on the same digits, live in a notebook or headless.
+    """Methods racing on the same problem, live in a notebook or headless.
 
     >>> lab = race(methods="sgd,rwp", seeds=2, steps=30)
     >>> lab.run(steps=10)
@@ -36,6 +37,7 @@ class Race:
         self.status = "ready"
         self._screen = None
         self._run = Run(state.settings)
+        self._left: dict[str, tuple] = {}
 
     @property
     def record(self) -> Record:
@@ -51,7 +53,7 @@ class Race:
     def waiting(self) -> tuple[str, ...]:
         """Settings that were changed and take effect with the next reset."""
         current = self._run.settings
-        names = [n for n in _SETTINGS if n not in LIVE and getattr(self.state, n) != getattr(current, n)]
+        names = [n for n, value in vars(current).items() if n not in LIVE and getattr(self.state, n) != value]
         if "methods" in names and set(self.state.methods) <= set(current.methods):
             names.remove("methods")
         return tuple(names)
@@ -62,7 +64,13 @@ class Race:
         return figures.race(self.record, **self._view())
 
     def _view(self) -> dict[str, Any]:
-        return {"x": self.state.x, "smoothing": self.state.smoothing, "shown": self.shown, "ghost": self.ghost}
+        return {
+            "x": self.state.x,
+            "smoothing": self.state.smoothing,
+            "shown": self.shown,
+            "ghost": self.ghost,
+            "third": self.state.third,
+        }
 
     @property
     def summary(self) -> str:
@@ -76,11 +84,25 @@ class Race:
 
     def code(self, method: str | None = None) -> str:
         """The training of ``method`` (by default the last one chosen) as a plain loop that runs as pasted."""
-        return words.code(self.state.settings, method or self.state.methods[-1])
+        return listing.code(self.state.settings, method or self.state.methods[-1])
 
     def set(self, **changes: Any) -> None:
-        """Change the state. Live settings act from the next update on; others wait for :meth:`reset` once a run has begun."""
-        self.state = self.state.replace(**changes)
+        """Change the state. Live settings act from the next update on; others wait for :meth:`reset` once a run has begun.
+
+        Another ``problem`` has a run of its own; the one left behind is there again when the race comes back to it.
+        """
+        if changes.get("third") and not changes.get("flatness_every", self.state.flatness_every):
+            changes["flatness_every"] = EVERY
+        state = self.state.replace(**changes)
+        if state.problem != self.state.problem:
+            self._left[self.state.problem] = self.state, self._run, self.ghost, self.status
+            if set(changes) == {"problem"} and state.problem in self._left:
+                self.state, self._run, self.ghost, self.status = self._left[state.problem]
+            else:
+                self.state, self._run, self.ghost, self.status = state, Run(state.settings), None, "ready"
+            self._changed()
+            return
+        self.state = state
         self._run.set(**{name: value for name, value in changes.items() if name in LIVE})
         if self._run.updates == 0 and self.waiting:
             self._run = Run(self.state.settings)
@@ -90,7 +112,12 @@ class Race:
         """Put the state to a preset (and start afresh, keeping the former run as a ghost)."""
         if name not in PRESETS:
             raise unknown("preset", name, PRESETS)
-        self.state = RaceState(pace=self.state.pace, show=self.state.show).replace(**PRESETS[name].changes)
+        show = self.state.show if PRESETS[name].problem == self.state.problem else ()
+        state = RaceState(pace=self.state.pace).replace(**PRESETS[name].changes, show=show)
+        if state.problem != self.state.problem:
+            self.set(**vars(state))
+            return
+        self.state = state
         self.reset()
 
     def reset(self) -> None:

@@ -17,16 +17,17 @@ import plotly.graph_objects as go
 
 from rwp_edu import figures, methods
 from rwp_edu.lab import words
-from rwp_edu.lab.controls import STYLE, Control
+from rwp_edu.lab.controls import STYLE, Chips, Control
 from rwp_edu.lab.live import Live
 from rwp_edu.lab.state import PRESETS, VIEW
-from rwp_edu.settings import PARAMETERS, Entrant
+from rwp_edu.problems import PROBLEMS
+from rwp_edu.settings import parameters
 from rwp_edu.training import one_thread
 
 PERTURBATION = ("kind", "law", "sigma", "rho", "lam", "k")
 DETAILS = tuple(name for name in methods.PARAMETERS if name not in PERTURBATION)
 TRAINING = ("lr", "weight_decay", "schedule", "momentum", "scale", "scale_start")
-PROBLEM = ("seeds", "train", "label_noise", "width", "batch", "steps", "seed")
+PROBLEM = ("seeds", "steps", "seed")
 PACES = {"slow: 5 updates/s": 5, "20 updates/s": 20, "100 updates/s": 100, "as fast as it goes": 0}
 SLICE = 0.03  # seconds of training between two looks at what was asked for
 DRAW_EVERY, DRAW_EVERY_AT_FULL_SPEED = 0.1, 0.25
@@ -48,22 +49,20 @@ class Screen(Live):
         self._error = ""
         self._next_draw = 0.0
         self._drawn: tuple | None = None
+        self._plan: dict[str, Any] = {}
         self._remembered: tuple | None = None
         self.running = False
         self._clock = (0.0, 0)
-        state = race.state
-        self.controls = {
-            name: Control(PARAMETERS[name], getattr(state, name), self.store)
-            for name in (*PERTURBATION, *DETAILS, *TRAINING, *PROBLEM)
-        }
         self._buttons()
-        self.chips = w.HBox(layout={"flex_flow": "row wrap", "margin": "0"})
+        self.chips = Chips(self.store)
         self.figure = go.FigureWidget(race.figure)
         self.figure.update_layout(showlegend=False, height=540, autosize=True)
         self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
         self.says, self.status, self.counts = w.HTML(), w.HTML(), w.HTML()
-        self.box = self._arrange(state)
-        self._chips_for: tuple | None = None
+        self.left = w.VBox(layout={"width": "310px", "flex": "0 0 310px"})
+        self.controls: dict[str, Control] = {}
+        self._controls_for = ""
+        self.box = self._arrange()
         self.draw()
 
     # Widgets
@@ -80,8 +79,10 @@ class Screen(Live):
         self.reset = self._button("Reset", "refresh", "begin again with these settings; this run stays as faint lines", "reset")
         self.save = self._button("Save record", "download", "write the record so far as JSON into rwp_edu_runs/", "save")
         select = {"layout": {"width": "auto"}}
-        presets = [("preset ...", ""), *((p.title, name) for name, p in PRESETS.items())]
-        self.preset = w.Dropdown(options=presets, tooltip="a question with settings that answer it", **select)
+        self.preset = w.Dropdown(tooltip="a question with settings that answer it", **select)
+        self.problem = w.Dropdown(options=[(row.title, name) for name, row in PROBLEMS.items()], value=self.race.state.problem,
+                                  tooltip="what is trained; a run that is left waits here for you", **select)  # fmt: skip
+        self.problem.observe(lambda change: self.store("problem", change["new"]), names="value")
         self.preset.observe(lambda change: change["new"] and self.store("preset", change["new"]), names="value")
         self.question = w.HTML()
         self.pace = w.Dropdown(options=list(PACES.items()), tooltip="how fast the live training goes", **select)
@@ -89,66 +90,60 @@ class Screen(Live):
                                     tooltips=list(figures.X_AXES.values()))  # fmt: skip
         self.smoothing = w.FloatSlider(min=0, max=0.95, step=0.05, value=self.race.state.smoothing, description="smoothing",
                                        readout_format=".2f", tooltip=VIEW["smoothing"].meaning, layout={"width": "260px"})  # fmt: skip
-        for name, widget in (("pace", self.pace), ("x", self.axis), ("smoothing", self.smoothing)):
+        self.third = w.Dropdown(tooltip=VIEW["third"].meaning, layout={"width": "auto", "max_width": "330px"})
+        for name, widget in (("pace", self.pace), ("x", self.axis), ("smoothing", self.smoothing), ("third", self.third)):
             widget.observe(lambda change, name=name: self.store(name, change["new"]), names="value")
         self.coded = w.Dropdown(description="method", layout={"width": "260px"})
         self.code = w.Textarea(layout={"width": "100%", "height": "330px"}, continuous_update=False)
         self.setting = w.Textarea(layout={"width": "100%", "height": "60px"}, continuous_update=False)
         self.coded.observe(lambda _: self.store("coded", None), names="value")
 
-    def _arrange(self, state: Any) -> w.Widget:
+    def _make_controls(self) -> None:
+        """Sliders and menus for the settings of the problem, grouped."""
+        state = self.race.state
+        if state.problem == self._controls_for:
+            return
+        self._controls_for = state.problem
+        rows = parameters(state.problem)
+        own = tuple(row.name for row in PROBLEMS[state.problem].parameters)
+        names = (*PERTURBATION, *DETAILS, *TRAINING, *own, *PROBLEM)
+        self.controls = {name: Control(rows[name], getattr(state, name), self.store) for name in names}
+
         def column(names: tuple[str, ...]) -> list[w.Widget]:
             return [self.controls[name].box for name in names if not state.show or name in state.show]
 
         def folded(title: str, children: list[w.Widget]) -> list[w.Widget]:
             return [w.Accordion([w.VBox(children)], titles=[title], selected_index=None)] if children else []
 
-        left = w.VBox(
-            [*column(PERTURBATION), *column(TRAINING[:2]),
-             *folded("more about the methods", column(DETAILS)), *folded("more about the training", column(TRAINING[2:])),
-             *folded("the problem (acts at Reset)", column(PROBLEM))],
-            layout={"width": "310px", "flex": "0 0 310px"},
-        )  # fmt: skip
-        view = w.HBox([w.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing],
+        presets = ((p.title, name) for name, p in PRESETS.items() if p.problem == state.problem)
+        self.preset.options = [("preset ...", ""), *presets]
+        self.preset.value = ""
+        row = PROBLEMS[state.problem]
+        third = [(f"third: {row.metric(row.panels[2]).title}", ""), *((f"third: {m.title}", m.name) for m in row.flatness)]
+        self.third.options, self.third.layout.display = third, None if row.flatness else "none"
+        self.left.children = [
+            *column(PERTURBATION), *column(TRAINING[:2]),
+            *folded("more about the methods", column(DETAILS)), *folded("more about the training", column(TRAINING[2:])),
+            *folded("the problem (acts at Reset)", column((*own, *PROBLEM))),
+        ]  # fmt: skip
+
+    def _arrange(self) -> w.Widget:
+        view = w.HBox([w.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing, self.third],
                       layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
         right = w.VBox([self.figure, view, self.says], layout={"flex": "1 1 560px", "min_width": "480px"})
-        top = w.HBox([self.start, self.pause, self.step, self.reset, self.preset, self.pace, self.counts],
+        top = w.HBox([self.start, self.pause, self.step, self.reset, self.problem, self.preset, self.pace, self.counts],
                      layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
         code = w.VBox([w.HBox([self.coded, w.HTML(COPY)]), self.code])
         code.add_class("rwp-code")
         extras = w.Accordion(
             [code, w.VBox([self.setting, self.save])], titles=["copy as code", "setting and record"], selected_index=None
         )
-        body = w.HBox([left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
-        box = w.VBox([w.HTML(STYLE), top, self.chips, self.question, body, self.status, extras])
+        body = w.HBox([self.left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        box = w.VBox([w.HTML(STYLE), top, self.chips.box, self.question, body, self.status, extras])
         box.add_class("rwp-lab")
         for widget, name in ((self.says, "rwp-says-box"), (self.status, "rwp-status-box")):
             widget.add_class(name)
         return box
-
-    def _make_chips(self) -> None:
-        """A toggle per method of the table and per entrant with values of its own, with its line and its cost."""
-        state = self.race.state
-        names = tuple(dict.fromkeys((*methods.METHODS, *state.methods, *self.race.record.entrants)))
-        wanted = (names, state.methods, state.k)
-        if wanted == self._chips_for:
-            return
-        self._chips_for = wanted
-        chips = []
-        for name in names:
-            entrant = Entrant.parse(name)
-            cost = methods.get(entrant.method).cost(k=state.of(entrant)["k"])
-            together = " at once" if cost.rounds == 1 and cost.points > 1 else " one after another" if cost.rounds > 1 else ""
-            tip = f"{methods.get(entrant.method).formula}: {cost.work} gradient{'s' * (cost.work > 1)} per update{together}"
-            toggle = w.ToggleButton(
-                value=name in state.methods, description=f"{entrant.label}  {cost}", tooltip=tip, layout={"width": "auto"}
-            )
-            toggle.observe(lambda change, name=name: self.store("toggle", (name, change["new"])), names="value")
-            line = w.HTML(figures.swatch(name, names), layout={"margin": "2px 0 2px 6px"})
-            chip = w.HBox([line, toggle], layout={"align_items": "center"})
-            chip.add_class("rwp-chip")
-            chips.append(chip)
-        self.chips.children = chips
 
     # What was asked for
 
@@ -176,6 +171,10 @@ class Screen(Live):
                     self.question.value = (
                         f"<div class='rwp-question'><b>{PRESETS[value].title}.</b> {PRESETS[value].question}</div>"
                     )
+                case "problem":
+                    self._stop("paused")
+                    self.question.value = ""
+                    race.set(problem=value)
                 case "save":
                     race.status = f"saved as {race.save()}"
                 case "coded":
@@ -197,6 +196,7 @@ class Screen(Live):
             self.race.reset()
         _running = weakref.ref(self)
         self.running, self.race.status = True, "running"
+        self.race._run.background = True
         self._clock = (time.perf_counter(), self.race._run.updates)
 
     def _stop(self, status: str) -> None:
@@ -210,6 +210,8 @@ class Screen(Live):
             self._next_draw = 0.0
         if self.running:
             self._train()
+        if self.race._run.collect():
+            self._next_draw = 0.0
         if not self.running or time.perf_counter() > self._next_draw:
             began = time.perf_counter()
             self.draw()
@@ -218,6 +220,8 @@ class Screen(Live):
             self._next_draw = now + max(pause, 4 * (now - began))
         if self.running:
             return 0.01 if self.race.state.pace else 0.001
+        if self.race._run.looking:
+            return 0.05
         self._remember()
         return None
 
@@ -251,14 +255,17 @@ class Screen(Live):
         race, state = self.race, self.race.state
         self._showing = True
         try:
+            self._make_controls()
+            self.problem.value = state.problem
             asked, waiting = {name for name, _ in self._asked}, race.waiting
             for name, control in self.controls.items():
                 if name not in asked:
                     control.show(getattr(state, name))
                 unused = words.unused(name, state)
                 control.explain(unused or ("acts at Reset" if name in waiting else ""), off=bool(unused))
-            self._make_chips()
+            self.chips.show(state, race.record.entrants)
             self.axis.value, self.smoothing.value = state.x, state.smoothing
+            self.third.value = state.third if PROBLEMS[state.problem].flatness else ""
             self.pace.value = min(PACES.values(), key=lambda pace: abs(pace - state.pace))
             if self.coded.options != state.methods:
                 chosen = self.coded.value
@@ -277,9 +284,11 @@ class Screen(Live):
         self.says.value = f"<div class='rwp-says'>{race.summary}</div>"
         shown = [race.record.entrants.index(name) for name in race.shown]
         gradients = int(last["gradient_evaluations"][shown].sum()) * race.record.settings.seeds if shown else 0
+        spent = race._run.flatness_seconds
+        flatness = f" · flatness {spent:.1f} s" if spent else ""
         self.counts.value = (
             f"<span class='rwp-counts'>&nbsp;{race._run.updates} updates · {gradients:,} gradients · "
-            f"{float(last['seconds'][shown].sum()):.1f} s</span>"
+            f"{float(last['seconds'][shown].sum()):.1f} s{flatness}</span>"
         )
         waits = f" · Reset applies: {', '.join(name.replace('_', ' ') for name in race.waiting)}" if race.waiting else ""
         text, kind = (self._error, " error") if self._error else (race.status, "")
@@ -298,21 +307,24 @@ class Screen(Live):
             view["x"],
             view["smoothing"],
             id(view["ghost"]),
+            view["third"],
+            race._run.looks,
         )
         if now == self._drawn:
             return
         data = figures.traces(race.record, **view)
-        plan = figures.layout(race.record, **{key: view[key] for key in ("x", "shown", "ghost")})
+        plan = figures.layout(race.record, **{key: view[key] for key in ("x", "shown", "ghost", "third")})
         plan.pop("height")
+        fresh = self._drawn is None or self._drawn[0] != now[0]
         with self.figure.batch_update():
-            if self._drawn is None or self._drawn[0] != now[0]:
+            if fresh:
                 self._same_structure(data)
             for old, new in zip(self.figure.data, data):
                 if not (np.array_equal(old.x, new["x"]) and np.array_equal(old.y, new["y"])):
                     old.x, old.y = new["x"], new["y"]
                 if "visible" in new and old.visible != new["visible"]:
                     old.visible = new["visible"]
-                if new["mode"] == "markers":
+                if new.get("marker"):
                     old.text, old.marker = new["text"], new["marker"]
             for name, value in plan.items():
                 if name[1:5] == "axis":
@@ -320,9 +332,12 @@ class Screen(Live):
                     if list(axis.range) != list(value["range"]):
                         axis.range = value["range"]
                     if axis.title.text != value.get("title", {}).get("text"):
-                        axis.title.text = value["title"]["text"]
-                elif name in ("shapes", "annotations") and (marks or len(value) != len(self.figure.layout[name])):
+                        axis.title.text = value.get("title", {}).get("text")
+                    if name[0] == "y" and axis.type != value.get("type"):
+                        axis.update({key: value.get(key) for key in ("type", "dtick", "exponentformat")})
+                elif name in ("shapes", "annotations") and value != self._plan.get(name):
                     self.figure.layout[name] = value
+        self._plan = plan
         self._drawn = now
 
     def _remember(self) -> None:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
 from rwp_edu.figures import X_AXES
-from rwp_edu.parameters import Parameter, unknown
-from rwp_edu.settings import PARAMETERS, Settings
+from rwp_edu.parameters import Parameter, unknown, written
+from rwp_edu.problems import PROBLEMS
+from rwp_edu.settings import DEFAULT, Settings, parameters
 
+FLATNESS = {metric.name: metric.title for row in PROBLEMS.values() for metric in row.flatness}
 VIEW: dict[str, Parameter] = {
     row.name: row
     for row in (
         Parameter("x", "", "updates", "horizontal axis", choices=tuple(X_AXES)),
+        Parameter(
+            "third", "", "", "what the third picture shows instead of its own: a measure of flatness", choices=("", *FLATNESS)
+        ),
         Parameter("smoothing", "", 0.0, "moving average over the records; 0 is off", high=0.95, slider=(0.0, 0.95), step=0.05),
         Parameter(
             "pace", "", 20, "updates per second while it runs live; 0 is as fast as it goes", high=10_000, slider=(0, 200)
@@ -22,44 +26,38 @@ VIEW: dict[str, Parameter] = {
 }
 
 
-@dataclass(frozen=True)
 class RaceState(Settings):
     """``show`` names the controls on the screen; empty means all. A lesson may show a single slider.
 
     >>> RaceState(x="weeks")
     Traceback (most recent call last):
         ...
-    ValueError: x must be one of updates, gradients, seconds, got 'weeks'
+    ValueError: x must be one of updates, gradients, seconds, loss, got 'weeks'
     """
 
-    x: str = VIEW["x"].default
-    smoothing: float = VIEW["smoothing"].default
-    pace: int = VIEW["pace"].default
-    show: tuple[str, ...] = ()
+    MORE = VIEW
+    show: tuple[str, ...]
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name, row in VIEW.items():
-            object.__setattr__(self, name, row.parse(getattr(self, name)))
-        names = self.show.split(",") if isinstance(self.show, str) else self.show
+    def __init__(self, problem: str = DEFAULT, show: Any = (), **values: Any):
+        super().__init__(problem, **values)
+        names = show.split(",") if isinstance(show, str) else show
         for name in names:
-            if name not in PARAMETERS:
-                raise unknown("control", name, PARAMETERS)
-        object.__setattr__(self, "show", tuple(names))
+            if name not in parameters(problem):
+                raise unknown("control", name, parameters(problem))
+        vars(self)["show"] = tuple(names)
 
     @property
     def settings(self) -> Settings:
         """The part that a run depends on."""
-        return Settings(**{f.name: getattr(self, f.name) for f in dataclasses.fields(Settings)})
+        return Settings(**{name: value for name, value in vars(self).items() if name not in (*VIEW, "show")})
 
     def snippet(self) -> str:
         """One line of Python that opens the lab in this state.
 
         >>> RaceState(sigma=0.2, methods="sgd,rwp").snippet()
-        "rwp_edu.lab.race(sigma=0.2, methods='sgd,rwp')"
+        "rwp_edu.lab.race(methods='sgd,rwp', sigma=0.2)"
         """
-        values = {k: ",".join(v) if isinstance(v, tuple) else v for k, v in self.changed().items()}
-        return f"rwp_edu.lab.race({', '.join(f'{k}={v!r}' for k, v in values.items())})"
+        return f"rwp_edu.lab.race({written(self.changed())})"
 
 
 @dataclass(frozen=True)
@@ -67,6 +65,10 @@ class Preset:
     title: str
     question: str
     changes: dict[str, Any]
+
+    @property
+    def problem(self) -> str:
+        return self.changes.get("problem", DEFAULT)
 
 
 PRESETS: dict[str, Preset] = {
@@ -97,5 +99,35 @@ PRESETS: dict[str, Preset] = {
         "Clean labels",
         "100 images, every label right. Does it still pay to look for flat minima?",
         {"train": 100, "label_noise": 0.0, "weight_decay": 0.0005, "lr": 0.05, "sigma": 0.05, "rho": 0.1, "batch": 20},
+    ),
+    "too-few-measurements": Preset(
+        "Zero loss, useless",
+        "180 measurements instead of 300: gradient descent fits every one of them. How far from the truth does it end?",
+        {"problem": "sensing", "n": 180, "sigma": 0.12},
+    ),
+    "sensing-weight-decay": Preset(
+        "Just weight decay?",
+        "On average over the measurements, noise with σ = 0.1 is a weight decay of σ² (2d + 1) = 0.61. Is the noise itself any good?",
+        {"problem": "sensing", "methods": "sgd,sgd:weight_decay=0.61,rwp,nso"},
+    ),
+    "switch-off": Preset(
+        "Switch the noise off",
+        "Twice the noise, and none at all for the last fifth of the run. What happens at the switch?",
+        {"problem": "sensing", "methods": "sgd,rwp,nso,nso:scale=constant", "sigma": 0.2, "scale": "switch-off"},
+    ),
+    "small-start": Preset(
+        "Start small",
+        "From a start near zero gradient descent finds the low rank by itself. What is left for the noise to do?",
+        {"problem": "sensing", "methods": "sgd,rwp,nso", "init": 0.01},
+    ),
+    "noisy-measurements": Preset(
+        "Noisy measurements",
+        "Every measurement is off by about 30 %. Who still comes near the truth, and is the second gradient of NSO worth it?",
+        {"problem": "sensing", "noise": 0.3},
+    ),
+    "more-draws": Preset(
+        "More draws",
+        "NSO with four pairs per update instead of one costs four times as much. What does it buy?",
+        {"problem": "sensing", "methods": "rwp,nso,nso:k=4"},
     ),
 }

@@ -2,8 +2,8 @@
 
 A method takes the flat weights ``w`` and, by name, whatever it needs: its hyper-parameters, ``noise`` (a callable:
 ``noise(w)`` is a fresh perturbation), ``normal`` (standard normal draws), ``layout`` (``rwp_edu.points.Layout``) or
-``memory`` (a dict that lives as long as the run; put new tensors into it, never change them in place). It yields the points
-of a round and returns the combined gradient. The base optimizer applies that gradient at the clean ``w``: learning rate,
+``memory`` (a dict that lives as long as the run; put new tensors into it, never change them in place, and never ``w`` itself,
+which the engine writes the next weights into). It yields the points of a round and returns the combined gradient. The base optimizer applies that gradient at the clean ``w``: learning rate,
 momentum and weight decay are its business alone.
 
 To add a method: one function, one row in ``METHODS`` (and a row in ``PARAMETERS`` for a new hyper-parameter); the optimizer,
@@ -179,12 +179,12 @@ class Method:
         )
         points, rounds, batches, slots, work = 0, 0, set(), set(), Fraction(0)
         try:
-            asked = next(talk)
+            asked = list(next(talk))
             while True:
                 points, rounds, batches = points + len(asked), rounds + 1, batches | {at.batch for at in asked}
                 slots |= {(at.batch, at.part) for at in asked}
                 work += sum(Fraction(1, at.of) for at in asked)
-                asked = talk.send([zero] * len(asked))
+                asked = list(talk.send([zero] * len(asked)))
         except StopIteration:
             return Cost(points, rounds, len(batches), int(work), len(slots)), len(memory)
 

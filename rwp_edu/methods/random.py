@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -11,11 +10,14 @@ from torch import Tensor
 from rwp_edu.points import At, Conversation, Layout, wide
 
 
-def mean(gradients: list[Tensor]) -> Tensor:
+def mean(gradients: Iterable[Tensor]) -> Tensor:
     """The running mean: exact when all are equal, so that no noise gives the base optimizer bit for bit."""
-    total = gradients[0]
-    for n, g in enumerate(gradients[1:], 2):
-        total = total + (g - total) / n
+    gradients = iter(gradients)
+    total, n = next(gradients), 1
+    for g in gradients:
+        n += 1
+        total = torch.lerp(total, g, 1 / n)
+        del g  # before the next one is found
     return total
 
 
@@ -57,8 +59,7 @@ def lpf_sgd(w: Tensor, noise: Callable, k: int) -> Conversation:
     2201.08025, where k is called M. The parts B₁ ... B_k together are one batch, so an update costs one gradient of the whole
     batch. With the optimizer, give k closures, one per part; with a single closure every draw sees the whole batch.
     """
-    gradients = yield [At(w + noise(w), part=j, of=k) for j in range(k)]
-    return mean(gradients)
+    return mean((yield (At(w + noise(w), part=j, of=k) for j in range(k))))
 
 
 def _shrunk(u: Tensor, memory: dict[str, Tensor], layout: Layout, eta: float, exponent: float, granularity: str) -> Tensor:
@@ -73,8 +74,8 @@ def _shrunk(u: Tensor, memory: dict[str, Tensor], layout: Layout, eta: float, ex
 
 
 def _remember(memory: dict[str, Tensor], g: Tensor, beta: float) -> None:
-    squared = wide(g).square()
-    memory["v"] = squared if "v" not in memory else beta * memory["v"] + squared
+    g = wide(g)
+    memory["v"] = g.square() if "v" not in memory else (beta * memory["v"]).addcmul_(g, g)
 
 
 def arwp(
@@ -119,8 +120,10 @@ def m_arwp(
     2404.00357. The history v is that of the noisy gradient alone. The released code alternates batches within one epoch
     counter and carries a stale clean gradient over its end; here both are of the same update.
     """
-    u = _shrunk(noise(w), memory, layout, eta, exponent, granularity)
-    clean, noisy = yield [At(w, batch=0), At(w + u, batch=1)]
+    clean, noisy = yield [
+        At(w, batch=0),
+        At(w + _shrunk(noise(w), memory, layout, eta, exponent, granularity), batch=1),
+    ]
     _remember(memory, noisy, beta)
     return mix(clean, noisy, lam, lam_of)
 
@@ -133,13 +136,21 @@ def nso(w: Tensor, noise: Callable, k: int, signs: str, clean: float) -> Convers
     from the released code, which always evaluates the clean gradient, even when its weight is 0.
     """
     asks = isinstance(clean, Tensor) or clean > 0  # a tensor where parameter groups differ
-    points: list[Any] = [At(w)] if asks else []
-    for u in [noise(w) for _ in range(k)]:
-        points += [At(w + u), At(w - u)] if signs == "two-point" else [At(w + u)]
-    gradients = yield points
+
+    def points() -> Iterator[At]:
+        if asks:
+            yield At(w)
+        for _ in range(k):
+            u = noise(w)
+            yield At(w + u)
+            if signs == "two-point":
+                yield At(w - u)
+
+    gradients = iter((yield points()))
     if not asks:
         return mean(gradients)
-    return _lerp(mean(gradients[1:]), gradients[0], clean)
+    g = next(gradients)
+    return _lerp(mean(gradients), g, clean)
 
 
 def a_rwp(w: Tensor, noise: Callable) -> Conversation:

@@ -1,1 +1,192 @@
-"""Problems: initial weights, loss, batches and metrics, for many runs at once."""
+"""What there is to train on: the table of problems, with their settings and what is measured.
+
+A problem is a class made for S seeds: ``layout`` (of the flat weights), ``init()`` (S, P), ``next(batches)`` before every update,
+``gradients(points, groups)`` and ``measure(w)``, which gives a value (S,) for every metric; a curve that is not over time, such
+as a spectrum, is a method of that name that gives (S, N).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.problems.digits import POOL, Digits
+from rwp_edu.problems.sensing import Sensing
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Something that is measured for every run; it is shown as ``unit`` times its value, ``digits`` after the point.
+
+    ``first`` is the range a picture begins with and the step in which it grows: (low, high, step), or powers of ten where
+    ``log``. ``noun`` is what a sentence calls it.
+    """
+
+    name: str
+    title: str
+    noun: str
+    first: tuple[float, float, float]
+    unit: float = 1.0
+    digits: int = 3
+    high_is_good: bool = False
+    log: bool = False
+    across: str = ""  # what the horizontal axis is, if not time
+
+    def shown(self, value: float) -> str:
+        """A value as text."""
+        if self.log:
+            return f"{self.unit * value:.2g}"
+        return f"{self.unit * value:.{self.digits}f}{' %' if self.unit == 100 else ''}"
+
+    def mean(self, values: np.ndarray, sign: bool = False) -> str:
+        """Mean ± standard error of values (S,), as text; where ``log`` the geometric mean, times or divided by its standard error."""
+        values = np.log10(values) if self.log else self.unit * values
+        mean, error = values.mean(), values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
+        if self.log:
+            return self.shown(10**mean) + ("" if error is None else f" ×/÷ {10**error:.2f}")
+        spread = "" if error is None else f" ± {error:.{self.digits}f}"
+        return f"{mean:{'+' * sign}.{self.digits}f}{spread}{' %' if self.unit == 100 else ''}"
+
+
+PERTURBATION = Metric("perturbation", "size of the perturbation, ‖e‖ / ‖w‖", "perturbation", (0, 0.5, 0.25))
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row of the table. ``make(settings, seeds, device, dtype)`` builds it; ``wrong(settings)`` says what does not fit together.
+
+    ``flatness`` are metrics that cost much more than an update: ``rwp_edu.flatness`` measures them, when asked for.
+    ``here`` has what common settings have in other ways: ``{"lr": {"default": 0.01}}``. The first metric decides who leads.
+    ``pins`` are values for single methods that no common setting moves. ``truth(problem)`` gives what the truth has of some metrics and profiles, if there is one.
+    """
+
+    name: str
+    title: str
+    make: Callable[..., Any]
+    metrics: tuple[Metric, ...]
+    panels: tuple[str, ...]
+    methods: tuple[str, ...]
+    parameters: tuple[Parameter, ...]
+    here: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    pins: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
+    profiles: tuple[Metric, ...] = ()
+    flatness: tuple[Metric, ...] = ()
+    wrong: Callable[[Any], str] = lambda settings: ""
+    truth: Callable[[Any], dict[str, Tensor]] = lambda problem: {}
+
+    @property
+    def score(self) -> Metric:
+        return self.metrics[0]
+
+    @property
+    def measured(self) -> tuple[Metric, ...]:
+        """All that a record has per run."""
+        return (*self.metrics, *self.flatness, PERTURBATION)
+
+    def metric(self, name: str) -> Metric:
+        return next(m for m in (*self.measured, *self.profiles) if m.name == name)
+
+
+def _root_of_the_truth(problem: Sensing) -> dict[str, Tensor]:
+    """What W = X^½ has, which solves the problem."""
+    values, vectors = torch.linalg.eigh(problem.truth)
+    w = ((vectors * values.clamp(min=0).sqrt()[:, None]) @ vectors.mT).flatten(1)
+    return {name: problem.measure(w)[name] for name in ("trace", "nuclear")} | {"spectrum": problem.spectrum(w)}
+
+
+PROBLEMS: dict[str, Problem] = {
+    row.name: row
+    for row in (
+        Problem(
+            "digits",
+            "Digits with wrong labels",
+            lambda s, *where: Digits(*where[:1], s.train, s.label_noise, s.width, s.batch, *where[1:]),
+            metrics=(
+                Metric("test_accuracy", "test accuracy, %", "test accuracy", (60, 95, 5), 100.0, 1, high_is_good=True),
+                Metric("train_loss", "training loss (given labels)", "training loss", (0, 2, 0.5)),
+                Metric("wrong_labels_learnt", "wrong labels learnt, %", "wrong labels learnt", (0, 100, 20), 100.0, 0),
+            ),
+            flatness=(
+                Metric("trace", "trace of the Hessian (training loss)", "trace", (0, 80, 20), digits=1),
+                Metric("top_eigenvalue", "largest eigenvalue of the Hessian", "largest eigenvalue", (0, 5, 1)),
+                Metric("rise", "rise of the training loss under noise, filter-wise σ = 0.1", "rise", (0, 0.5, 0.25)),
+            ),
+            panels=("test_accuracy", "train_loss", "wrong_labels_learnt", "perturbation"),
+            methods=("sgd", "sam", "rwp", "m-rwp", "nso"),
+            parameters=(
+                Parameter("batch", "B", 30, "images per mini-batch", low=1, high=POOL, slider=(5, 100), step=5, live=False,
+                          title="images per batch"),
+                Parameter("train", "n", 300, "training images", low=1, high=POOL, slider=(50, 500), step=50, live=False,
+                          title="training images"),
+                Parameter("label_noise", "p", 0.3, "fraction of training labels replaced by a random class", high=1.0,
+                          slider=(0.0, 0.6), step=0.05, live=False, title="label noise"),
+                Parameter("width", "H", 64, "hidden units", low=1, high=4096, slider=(8, 128), step=8, live=False,
+                          title="hidden units"),
+            ),
+            here={
+                "sigma": {"ticks": ((0.0, "0"), (0.1, "RWP at best"), (0.2, "RWP fails"), (0.3, "0.3"))},
+                "rho": {"default": 0.4, "ticks": ((0.05, "published"), (0.4, "best here"), (1.0, "1"))},
+                "lam": {"ticks": ((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))},
+                "eta": {"default": 1.0, "ticks": ((0.1, "published"), (1.0, "here"), (5.0, "5"))},
+                "beta": {"default": 0.9},
+                "prior": {"default": 3.0},
+                "lr": {"ticks": ((0.001, "0.001"), (0.01, "0.01"), (0.1, "preset"), (1.0, "1"))},
+                "weight_decay": {"ticks": ((0.01, "preset"), (0.04, "best for SGD"), (0.1, "0.1"))},
+            },
+            wrong=lambda s: f"batch must not exceed train, got batch={s.batch}, train={s.train}" if s.batch > s.train else "",
+        ),
+        Problem(
+            "sensing",
+            "Matrix sensing",
+            lambda s, seeds, *where: Sensing(seeds, s.d, s.rank, s.n, s.init, s.noise, *where),
+            metrics=(
+                Metric("distance", "squared distance to the truth", "distance²", (-4, 1, 1), log=True),
+                Metric("train_error", "training error, relative", "training error", (-5, 1, 1), log=True),
+                Metric("trace", "trace of the Hessian", "trace", (3, 5, 1), log=True),
+                Metric("nuclear", "nuclear norm of WWᵀ", "nuclear norm", (1, 3, 1), log=True),
+                Metric("rank", "eigenvalues above 1 %", "rank", (0, 30, 10), digits=1),
+            ),
+            profiles=(Metric("spectrum", "eigenvalues of WWᵀ", "spectrum", (-3, 2.5, 1), log=True, across="number of the eigenvalue"),),
+            panels=("distance", "train_error", "trace", "spectrum"),
+            methods=("sgd", "sam", "rwp", "nso"),
+            parameters=(
+                Parameter("d", "d", 30, "size of the matrices; the learning rate that suits goes with 1/d", low=1, high=200,
+                          slider=(10, 50), step=5, live=False, title="size of the matrices"),
+                Parameter("rank", "r", 2, "rank of the truth", low=1, high=200, slider=(1, 10), step=1, live=False, title="rank of the truth"),
+                Parameter("n", "n", 300, "measurements; a symmetric matrix has d (d + 1)/2 unknowns", low=1, high=20_000,
+                          slider=(60, 500), step=20, ticks=((180, "3dr"), (300, "5dr"), (460, "all")), live=False, title="measurements"),
+                Parameter("init", "", 1.0, "standard deviation of the entries of the initial W", slider=(0.01, 1.0), log=True,
+                          ticks=((0.01, "small"), (0.1, "0.1"), (1.0, "published")), live=False, title="scale of the start"),
+                Parameter("noise", "", 0.0, "noise on the measurements, relative to their root mean square", slider=(0.0, 0.5),
+                          step=0.05, live=False, title="noise on the measurements"),
+            ),
+            here={
+                "kind": {"default": "isotropic"},
+                "sigma": {"ticks": ((0.0, "0"), (0.1, "best here"), (0.2, "too strong"), (0.3, "0.3"))},
+                "rho": {"default": 0.5, "slider": (0.0, 2.0), "ticks": ((0.5, "preset"), (2.0, "2"))},
+                "lr": {"default": 0.0067, "slider": (0.00067, 0.067), "ticks": ((0.00067, "0.00067"), (0.0067, "preset"), (0.017, "diverges"))},
+                "weight_decay": {"default": 0.0, "slider": (0.0, 1.0), "step": 0.01, "ticks": ((0.0, "none"), (0.45, "best for GD"))},
+                "momentum": {"default": 0.0},
+                "schedule": {"default": "constant"},
+                "steps": {"default": 1000},
+            },
+            pins={"usam": {"rho": 0.001}, "bsam": {"lr": 0.003}},  # beyond, they diverge
+            wrong=lambda s: f"rank must not exceed d, got rank={s.rank}, d={s.d}" if s.rank > s.d else "",
+            truth=_root_of_the_truth,
+        ),
+    )
+}  # fmt: skip
+
+
+def get(name: str) -> Problem:
+    """The row called ``name``, or an error that lists the table."""
+    if name not in PROBLEMS:
+        raise unknown("problem", name, PROBLEMS)
+    return PROBLEMS[name]

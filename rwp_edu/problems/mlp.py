@@ -5,19 +5,38 @@ Twice as fast as autograd over the same batched products; a test compares the tw
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
+from rwp_edu.parameters import unknown
 from rwp_edu.points import Layout
 
 
-class MLP:
-    """Widths ``(d_0, ..., d_L)``, ReLU between, cross-entropy on top; weights as in ``nn.Sequential`` of ``nn.Linear``."""
+class Activation(NamedTuple):
+    """``apply`` works in place; ``slope`` is the derivative, from the value the activation had."""
 
-    def __init__(self, widths: Sequence[int]):
-        self.widths = tuple(widths)
+    apply: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    module: type[torch.nn.Module]
+
+
+ACTIVATIONS = {
+    "relu": Activation(torch.relu_, lambda a: a > 0, torch.nn.ReLU),
+    "tanh": Activation(torch.tanh_, lambda a: 1 - a.square(), torch.nn.Tanh),
+}
+
+
+class MLP:
+    """Widths ``(d_0, ..., d_L)``, ``activation`` between ("relu" or "tanh"), cross-entropy on top; weights as in
+    ``nn.Sequential`` of ``nn.Linear``."""
+
+    def __init__(self, widths: Sequence[int], activation: str = "relu"):
+        if activation not in ACTIVATIONS:
+            raise unknown("activation", activation, ACTIVATIONS)
+        self.widths, self.activation = tuple(widths), ACTIVATIONS[activation]
         shapes = {}
         for i, (fan_in, fan_out) in enumerate(zip(self.widths, self.widths[1:])):
             shapes[f"{2 * i}.weight"] = (fan_out, fan_in)
@@ -35,7 +54,7 @@ class MLP:
         """The same network as an ordinary torch module, with its own copy of the weights."""
         layers: list[torch.nn.Module] = []
         for fan_in, fan_out in zip(self.widths, self.widths[1:]):
-            layers += [torch.nn.Linear(fan_in, fan_out, dtype=flat.dtype), torch.nn.ReLU()]
+            layers += [torch.nn.Linear(fan_in, fan_out, dtype=flat.dtype), self.activation.module()]
         module = torch.nn.Sequential(*layers[:-1])
         with torch.no_grad():
             for parameter, value in zip(module.parameters(), self.layout.split(flat)):
@@ -48,12 +67,17 @@ class MLP:
         activations = [x]
         for i in range(0, len(views), 2):
             z = torch.baddbmm(views[i + 1].unsqueeze(1), activations[-1], views[i].transpose(1, 2))
-            activations.append(z.relu_() if i + 2 < len(views) else z)
+            activations.append(self.activation.apply(z) if i + 2 < len(views) else z)
         return activations
 
     def logits(self, w: Tensor, x: Tensor) -> Tensor:
         """``w`` (N, P) and ``x`` (N, B, d_0) give (N, B, classes)."""
         return self._forward(w, x)[-1]
+
+    def loss(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """Mean cross-entropy (N,) of each weight vector on its own batch, in nats; ``y`` is (N, B)."""
+        chosen = self.logits(w, x).log_softmax(-1).gather(2, y.unsqueeze(2))
+        return -chosen.squeeze(2).mean(1)
 
     def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
         """Gradient (N, P) of the mean cross-entropy of each weight vector on its own batch; ``y`` is (N, B)."""
@@ -67,5 +91,5 @@ class MLP:
             slots[2 * i].copy_(torch.bmm(delta.transpose(1, 2), activations[i]))
             slots[2 * i + 1].copy_(delta.sum(1))
             if i:
-                delta = torch.bmm(delta, views[2 * i]).mul_(activations[i] > 0)
+                delta = torch.bmm(delta, views[2 * i]).mul_(self.activation.slope(activations[i]))
         return gradient

@@ -1,0 +1,111 @@
+"""Explorers: a picture that follows a few controls, without a front end or with one (``explorer_screen``)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any, ClassVar, Self
+
+from rwp_edu import figures
+from rwp_edu.lab.live import HEADLESS
+from rwp_edu.parameters import Parameter, Values, written
+from rwp_edu.training import one_thread
+
+
+class Explorer:
+    """A picture of a small state. A subclass has a ``STATE`` (a frozen ``Values``) and says what is drawn.
+
+    ``OPEN`` is the call that opens it. ``CHOICE`` names the parameter that is a row of buttons on top, ``SEED`` the one that the
+    button *New draw* counts up.
+
+    ``traces`` and ``layout`` are plain dictionaries for plotly; a live screen updates traces in place as long as their names and
+    order stay. ``text`` is the sentence below. ``shown`` names the controls that matter now.
+    """
+
+    STATE: ClassVar[type[Values]]
+    OPEN: ClassVar[str]
+    CHOICE: ClassVar[str] = ""
+    SEED: ClassVar[str] = "seed"
+
+    def __init__(self, state: Values):
+        self.state = state
+        self._screen = None
+
+    @classmethod
+    def open(cls, **changes: Any) -> Self:
+        return cls(cls.STATE().replace(**changes))
+
+    def traces(self) -> list[dict[str, Any]]:
+        raise NotImplementedError
+
+    def layout(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    @property
+    def text(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        return tuple(name for name in self.state.TABLE if name not in (self.CHOICE, self.SEED))
+
+    @property
+    def noisy(self) -> bool:
+        """Does the picture depend on the seed?"""
+        return self.SEED in self.state.TABLE
+
+    @property
+    def rows(self) -> dict[str, Parameter]:
+        """The rows of the controls as they are now: a tick may depend on the state."""
+        return dict(self.state.TABLE)
+
+    def work(self) -> bool:
+        """Do a little of what takes long (some hundredths of a second), and say whether there is more to do."""
+        return False
+
+    def finish(self) -> None:
+        """Do all of the work."""
+        with one_thread():
+            while self.work():
+                pass
+
+    def clicked(self, x: float, y: float) -> None:
+        """A point of a trace that is called *surface* was clicked."""
+
+    def hovered(self, x: float, y: float) -> None:
+        """The pointer is at a point of a trace that is called *surface*."""
+
+    def set(self, **changes: Any) -> None:
+        """Change the state; a value that is not possible is an error that names what is."""
+        self.state = self.state.replace(**changes)
+        if self._screen is not None:
+            self._screen.wake()
+
+    @property
+    def snippet(self) -> str:
+        """One line of Python that opens this picture in its present state."""
+        return f"{self.OPEN}({written(self.state.changed())})"
+
+    @property
+    def figure(self):
+        """The picture as a plotly figure, finished."""
+        import plotly.graph_objects as go
+
+        self.finish()
+        return go.Figure(data=self.traces(), layout={**figures.PLAIN, **self.layout()})
+
+    def __repr__(self) -> str:
+        return f"<{self.OPEN.rpartition('.')[2]}: {self.text}>"
+
+    @property
+    def screen(self):
+        """The widgets, made when first asked for."""
+        if self._screen is None:
+            from rwp_edu.lab.explorer_screen import ExplorerScreen
+
+            self._screen = ExplorerScreen(self)
+        return self._screen
+
+    def _repr_mimebundle_(self, **options: Any) -> Any:
+        if os.environ.get(HEADLESS):
+            self.finish()
+        return self.screen.show(**options)

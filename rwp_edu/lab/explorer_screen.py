@@ -1,0 +1,157 @@
+"""The screen of an explorer: controls on the left, its picture on the right, one sentence below."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+from typing import Any
+
+import ipywidgets as w
+import numpy as np
+import plotly.graph_objects as go
+
+from rwp_edu import figures
+from rwp_edu.lab.controls import STYLE, Control, Chips, headed
+from rwp_edu.lab.explorer import Explorer
+from rwp_edu.lab.live import Live
+from rwp_edu.training import one_thread
+
+MOVES = ("x", "y", "z", "text", "textposition", "marker", "visible", "line", "name")  # what may change in a trace
+
+
+class ExplorerScreen(Live):
+    """Widgets of an ``Explorer``."""
+
+    def __init__(self, owner: Explorer):
+        super().__init__()
+        self.owner = owner
+        rows, state = owner.rows, owner.state
+        self.controls = {
+            name: Control(row, getattr(state, name), self.store)
+            for name, row in rows.items()
+            if name not in (owner.CHOICE, owner.SEED)
+        }
+        self.choice = self._buttons(rows[owner.CHOICE]) if owner.CHOICE else None
+        self.chips = Chips(self.store) if hasattr(state, "methods") else None
+        self.again = w.Button(description="New draw", icon="random", tooltip="draw other noise", layout={"width": "auto"})
+        self.again.on_click(lambda _: self.store(owner.SEED, getattr(self.owner.state, owner.SEED) + 1))
+        self._data, self._plan = owner.traces(), {**figures.PLAIN, **owner.layout()}
+        self.figure = go.FigureWidget(data=self._data, layout=self._plan)
+        self.figure.layout.autosize = True
+        self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
+        self._listen()
+        self.says, self.status, self.setting = w.HTML(), w.HTML(), w.HTML()
+        # One column beside the picture; where the window is too narrow for that, two above it.
+        self.left = w.HBox(layout={"flex": "1 1 310px", "flex_flow": "row wrap", "align_content": "flex-start"})
+        right = w.VBox([self.figure, self.says, self.setting, self.status], layout={"flex": "1000 1 560px", "min_width": "480px"})
+        body = w.HBox([self.left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        self.box = w.VBox(
+            [w.HTML(STYLE), *([self.choice] if self.choice else []), *([self.chips.box] if self.chips else []), body]
+        )
+        self.box.add_class("rwp-lab")
+        self._remembered = True
+        self.draw()
+
+    def _buttons(self, row: Any) -> w.ToggleButtons:
+        labels = self.owner.choice_labels() if hasattr(self.owner, "choice_labels") else {}
+        buttons = w.ToggleButtons(
+            options=[(labels.get(name, (name, ""))[0], name) for name in row.choices],
+            tooltips=[labels.get(name, ("", row.meaning))[1] for name in row.choices],
+            style={"button_width": "auto"},
+        )
+        buttons.observe(lambda change: self.store(row.name, change["new"]), names="value")
+        return buttons
+
+    def _listen(self) -> None:
+        def told(what: str) -> Any:
+            return lambda trace, points, state: points.xs and self.store(what, (points.xs[0], points.ys[0]))
+
+        for trace in self.figure.data:
+            if trace.name == "surface":
+                trace.on_click(told("clicked"))
+                trace.on_hover(told("hovered"))
+
+    def settle(self) -> None:
+        """A figure that was drawn before its place had a width takes that width now."""
+        self.figure.layout.autosize = False
+        self.figure.layout.autosize = True
+
+    def turn(self) -> float | None:
+        while self._asked:
+            name, value = self._asked.pop(0)
+            self.status.value = ""
+            if name in ("clicked", "hovered"):
+                getattr(self.owner, name)(*value)
+            elif name == "toggle":
+                method, on = value
+                kept = tuple(m for m in self.owner.state.methods if m != method)
+                self.owner.set(methods=kept + ((method,) if on else ()))
+            else:
+                self.owner.set(**{name: value})
+        with one_thread():
+            more = self.owner.work()
+            self.draw()
+        if more:
+            return 0.01
+        self._remember()
+        return None
+
+    def fail(self, error: Exception) -> None:
+        self.status.value = f"<div class='rwp-status error' role='status'>{type(error).__name__}: {error}</div>"
+        self.draw()
+
+    def draw(self) -> None:
+        owner, state = self.owner, self.owner.state
+        self._showing = True
+        try:
+            asked = {name for name, _ in self._asked}
+            if self.choice:
+                self.choice.value = getattr(state, owner.CHOICE)
+            if self.chips:
+                self.chips.show(state)
+            for name, row in owner.rows.items():
+                if name in self.controls:
+                    control = self.controls[name]
+                    control.show(control.value if name in asked else getattr(state, name), row)
+        finally:
+            self._showing = False
+        shown = tuple([self.again] if owner.noisy else []) + tuple(self.controls[name].box for name in owner.shown)
+        if self.left.children != shown:
+            for child in shown:
+                child.layout.width = "306px"
+            self.left.children = shown
+        said, setting = headed(owner.text), f"<div class='rwp-status'>this setting: <code>{owner.snippet}</code></div>"
+        if self.says.value != said:
+            self.says.value = said
+        if self.setting.value != setting:
+            self.setting.value = setting
+        data, plan = owner.traces(), {**figures.PLAIN, **owner.layout()}
+        with self.figure.batch_update():
+            if [t["name"] for t in data] != [t["name"] for t in self._data]:
+                self.figure.data = []
+                self.figure.add_traces(data)
+                self._listen()
+                self._data = data
+            for trace, before, new in zip(self.figure.data, self._data, data):
+                moved = {key: new[key] for key in MOVES if key in new and not _same(before.get(key), new[key])}
+                if moved:
+                    trace.update(moved, overwrite=True)
+                    self._remembered = False
+            changed = {key: value for key, value in plan.items() if not _same(self._plan.get(key), value)}
+            if changed:
+                self.figure.update_layout(changed, overwrite=True)
+                self._remembered = False
+        self._data, self._plan = data, plan
+
+    def _remember(self) -> None:
+        """A reloaded page starts from what the figure was made with, so hand it the present picture."""
+        if not self._remembered:
+            self.figure._widget_data, self.figure._widget_layout = deepcopy(self.figure._data), deepcopy(self.figure._layout)
+            self._remembered = True
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
+        return a is b or np.array_equal(a, b)
+    if isinstance(a, dict) and isinstance(b, dict):
+        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
+    return a == b

@@ -1,0 +1,122 @@
+"""A run of the race as plain code: the loop a student would write."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from rwp_edu import methods
+from rwp_edu.optim import OPTIMIZERS
+from rwp_edu.settings import Entrant, Settings
+
+
+@dataclass(frozen=True)
+class Listing:
+    """What the code of a problem has of its own. ``setup`` is formatted with the settings; ``data`` are the arguments of the loss,
+    ``batches`` what gives them for the first and the second batch, ``axis`` is the one a batch is cut along."""
+
+    setup: str
+    parameters: str
+    data: tuple[str, str]
+    loss: str
+    batches: tuple[str, ...]
+    axis: int
+    result: str
+
+
+LISTINGS = {
+    "digits": Listing(
+        """from rwp_edu.problems.digits import Digits
+
+problem = Digits([{seed}], train={train}, label_noise={label_noise:g}, width={width}, batch={batch})
+model = problem.module()
+criterion = torch.nn.CrossEntropyLoss()
+""",
+        "model.parameters()",
+        ("images", "labels"),
+        "criterion(model(images[0]), labels[0])",
+        ("*problem.draw()", "*problem.draw(1)"),
+        1,
+        """    accuracy = (model(problem.test_x[0]).argmax(-1) == problem.test_y[0]).double().mean().item()
+print(f"test accuracy {accuracy:.4f}")
+""",
+    ),
+    "sensing": Listing(
+        """from rwp_edu.problems.sensing import Sensing
+
+problem = Sensing([{seed}], d={d}, rank={rank}, n={n}, init={init:g}, noise={noise:g})
+measurements, y, truth = problem.measurements(), problem.y[0], problem.truth[0]
+W = torch.nn.Parameter(problem.init().view({d}, {d}))
+""",
+        "[W]",
+        ("measurements", "y"),
+        "((measurements * (W @ W.T)).sum((1, 2)) - y).square().mean() / 4",
+        ("measurements, y",),
+        0,
+        """    distance = (W @ W.T - truth).square().sum() / truth.square().sum()
+print(f"squared distance {distance:.4g}")
+""",
+    ),
+}
+
+
+def _step(listing: Listing, row: methods.Method, k: int) -> list[str]:
+    """One update: a closure for each batch or part of a batch that the method asks for."""
+    cost, first = row.cost(k=k), listing.batches[0]
+    if row.name == "sgd":
+        return ["optimizer.zero_grad()", f"loss_on({first})()", "optimizer.step()"]
+    if cost.batches > 1:
+        return [f"optimizer.step({', '.join(f'loss_on({batch})' for batch in listing.batches)})"]
+    if cost.slots > 1:
+        x, y = listing.data
+        size, lead = f"{y}.shape[{listing.axis}]", ":, " * listing.axis
+        cut = f"[{lead}j * {size} // {k} : (j + 1) * {size} // {k}]"
+        draw = [f"{x}, {y} = {first.removeprefix('*')}"] if first.startswith("*") else []
+        return [*draw, f"optimizer.step(*(loss_on({x}{cut}, {y}{cut}) for j in range({k})))"]
+    return [f"optimizer.step(loss_on({first}))"]
+
+
+def code(settings: Settings, entrant: str) -> str:
+    """A plain training loop with the optimizer, for the first seed: it repeats that run of the race (without sliders moved)."""
+    e, listing = Entrant.parse(entrant), LISTINGS[settings.problem]
+    row, values = methods.get(e.method), settings.of(e)
+    base = f"torch.optim.SGD({listing.parameters}, lr={values['lr']:g}, momentum={values['momentum']:g}, weight_decay={values['weight_decay']:g})"
+    if row.name == "sgd":
+        imports, optimizer = "", f"optimizer = {base}"
+    else:
+        name = OPTIMIZERS[row.name].__name__
+        used = [key for key in row.parameters if values[key] != row.default(key) or key in row.strength]
+        given = [f"{key}={values[key]!r}" for key in used]
+        given += [f"seed={settings.seed}"] if {"noise", "normal"} & set(row.needs) else []
+        imports = f"from rwp_edu.optim import {name}\n"
+        optimizer = f"optimizer = {name}(\n    " + ",\n    ".join([base, *given]) + ",\n)"
+    lines = _step(listing, row, values["k"])
+    schedule = ""
+    if settings.schedule == "cosine":
+        schedule = f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={settings.steps})\n"
+        lines = [*lines, "scheduler.step()"]
+    moving = [name for name in ("sigma", "rho") if name in row.parameters and values["scale"] != "constant"]
+    for name in moving:
+        start, end = values["scale_start"] * values[name], values[name]
+        ends = f"shape={values['scale']!r}, start={start:g}, end={end:g}, steps={settings.steps}"
+        schedule += f'{name}_schedule = ScaleSchedule(optimizer, "{name}", {ends})\n'
+        lines = [*lines, f"{name}_schedule.step()"]
+    if moving:
+        imports += "from rwp_edu.schedules import ScaleSchedule\n"
+    loop = "".join(f"    {line}\n" for line in lines)
+    return f"""import torch
+{imports}{listing.setup.format(**settings.to_dict())}{optimizer}
+{schedule}
+
+def loss_on({", ".join(listing.data)}):
+    def closure():
+        loss = {listing.loss}
+        loss.backward()
+        return loss
+
+    return closure
+
+
+for update in range({settings.steps}):
+{loop}
+with torch.no_grad():
+{listing.result}"""

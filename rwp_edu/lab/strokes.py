@@ -1,0 +1,43 @@
+"""Lines, dots, error bars and axes as plain dictionaries for plotly, shared by explorers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from rwp_edu import figures
+from rwp_edu.curvature import Estimate
+
+AXIS = {"gridcolor": figures.FAINT, "zeroline": False, "fixedrange": True, "showline": True, "linecolor": figures.FAINT}
+LOG = {**AXIS, "type": "log", "exponentformat": "power", "dtick": 1, "tickfont": {"size": 10}}  # powers get a quarter larger
+
+
+def titled(title: str) -> dict[str, Any]:
+    return {"title": {"text": title, "standoff": 4}}
+
+
+def line(x: Any, y: Any, name: str, colour: str, dash: str = "solid", panel: str = "", **more: Any) -> dict[str, Any]:
+    return {
+        "type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": {"color": colour, "width": 2.2, "dash": dash},
+        "hoverinfo": "name", "xaxis": f"x{panel}", "yaxis": f"y{panel}", **more,
+    }  # fmt: skip
+
+
+def dots(
+    x: Any, y: Any, name: str, colour: str, symbol: Any = "circle", size: int = 9, panel: str = "", **more: Any
+) -> dict[str, Any]:
+    marker = {"symbol": symbol, "color": colour, "size": size, "line": {"width": 2, "color": colour}}
+    return {
+        "type": "scatter", "mode": "markers", "x": x, "y": y, "name": name, "marker": marker, "hoverinfo": "name+x+y",
+        "xaxis": f"x{panel}", "yaxis": f"y{panel}", **more,
+    }  # fmt: skip
+
+
+def bars(x: Sequence[float], estimates: Sequence[Estimate], colour: str, floor: float, panel: str = "") -> dict[str, Any]:
+    """Sizes of estimates with two standard errors up and down, as one line with gaps: a live screen can move it, and a logarithmic
+    axis can show it, as nothing falls below ``floor``."""
+    across = [part for s in x for part in (s, s, None)]
+    ends = [sign * 2 * e.error + abs(e.value) if sign else None for e in estimates for sign in (-1, 1, 0)]
+    up = [end if end is None else max(end, floor) for end in ends]
+    return {**line(across, up, "± 2 s.e.", colour, panel=panel), "line": {"color": colour, "width": 1.4}, "showlegend": False,
+            "hoverinfo": "skip"}  # fmt: skip
