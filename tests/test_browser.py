@@ -40,7 +40,7 @@ def press(page, label: str) -> None:
 
 def until(page, expression: str) -> None:
     """Wait until a JavaScript expression holds; what does not exist yet does not hold yet."""
-    page.wait_for_function(f"() => {{ try {{ return {expression} }} catch {{ return false }} }}", timeout=60_000)
+    page.wait_for_function(f"() => {{ try {{ return {expression} }} catch {{ return false }} }}")
 
 
 LINE = "(document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === '{}')?.x?.length ?? 0)"

@@ -18,6 +18,7 @@ FLAGS = (
     "--disable-component-update --disable-sync"
 ).split()
 TOKEN = "browser-test"
+PATIENCE = 240_000  # milliseconds: how slow a machine may be is not what the tests ask
 
 
 def chromium() -> str | None:
@@ -47,7 +48,7 @@ def jupyter(folder: Path, home: Path, **environment: str) -> Iterator[str]:
         server = subprocess.Popen(command, env=env, stdout=log, stderr=log, cwd=folder)
         try:
             url = f"http://127.0.0.1:{port}"
-            for _ in range(240):
+            for _ in range(PATIENCE // 250):
                 try:
                     urllib.request.urlopen(f"{url}/api?token={TOKEN}", timeout=2)
                     break
@@ -73,7 +74,7 @@ def browser(width: int = 1400, height: int = 1100):
         chrome = play.chromium.launch(executable_path=chromium(), args=FLAGS)
         try:
             page = chrome.new_page(viewport={"width": width, "height": height})
-            page.set_default_timeout(60_000)
+            page.set_default_timeout(PATIENCE)
             yield page
         finally:
             chrome.close()
