@@ -10,12 +10,12 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rwp_edu import figures
-from rwp_edu.lab.controls import STYLE, Control, Chips, headed
+from rwp_edu.lab.controls import STYLE, Chips, Control, headed
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.live import Live
 from rwp_edu.training import one_thread
 
-MOVES = ("x", "y", "z", "text", "textposition", "marker", "visible", "line", "name")  # what may change in a trace
+STAYS = ("type", "name")  # what does not change in a trace
 
 
 class ExplorerScreen(Live):
@@ -42,7 +42,9 @@ class ExplorerScreen(Live):
         self.says, self.status, self.setting = w.HTML(), w.HTML(), w.HTML()
         # One column beside the picture; where the window is too narrow for that, two above it.
         self.left = w.HBox(layout={"flex": "1 1 310px", "flex_flow": "row wrap", "align_content": "flex-start"})
-        right = w.VBox([self.figure, self.says, self.setting, self.status], layout={"flex": "1000 1 560px", "min_width": "480px"})
+        right = w.VBox(
+            [self.figure, self.says, self.setting, self.status], layout={"flex": "1000 1 560px", "min_width": "480px"}
+        )
         body = w.HBox([self.left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
         self.box = w.VBox(
             [w.HTML(STYLE), *([self.choice] if self.choice else []), *([self.chips.box] if self.chips else []), body]
@@ -126,13 +128,13 @@ class ExplorerScreen(Live):
             self.setting.value = setting
         data, plan = owner.traces(), {**figures.PLAIN, **owner.layout()}
         with self.figure.batch_update():
-            if [t["name"] for t in data] != [t["name"] for t in self._data]:
+            if [[t[key] for key in STAYS] for t in data] != [[t[key] for key in STAYS] for t in self._data]:
                 self.figure.data = []
                 self.figure.add_traces(data)
                 self._listen()
                 self._data = data
             for trace, before, new in zip(self.figure.data, self._data, data):
-                moved = {key: new[key] for key in MOVES if key in new and not _same(before.get(key), new[key])}
+                moved = {key: value for key, value in new.items() if key not in STAYS and not _same(before.get(key), value)}
                 if moved:
                     trace.update(moved, overwrite=True)
                     self._remembered = False

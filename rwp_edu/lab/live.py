@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-
 HEADLESS = (
     "RWP_EDU_HEADLESS_STEPS"  # set where notebooks are run without a screen: work is done at once, races take so many steps
 )
@@ -43,7 +42,13 @@ class Live:
             self._loop.call_soon_threadsafe(self._event.set)
 
     def show(self, **options: Any) -> Any:
-        """The widgets for a notebook cell; the first time inside a running event loop also starts the loop."""
+        """The widgets for a notebook cell."""
+        self.begin()
+        self.draw()
+        return self.box._repr_mimebundle_(**options)
+
+    def begin(self) -> None:
+        """Start the loop, if there is a running event loop and it has not been started."""
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
@@ -52,8 +57,12 @@ class Live:
             self._loop, self._event = loop, asyncio.Event()
             self._task = loop.create_task(self._live())
             loop.call_later(SETTLED, self.settle)
-        self.draw()
-        return self.box._repr_mimebundle_(**options)
+
+    def end(self) -> None:
+        """Stop the loop and give the widgets back."""
+        if self._task is not None:
+            self._task.cancel()
+        self.box.close()
 
     async def _live(self) -> None:
         while True:

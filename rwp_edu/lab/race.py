@@ -17,9 +17,6 @@ from rwp_edu.settings import LIVE
 from rwp_edu.training import Record, Run, keep_freed_memory
 
 
-EVERY = 20  # updates between measurements of flatness, where a picture asks for them
-
-
 class Race:
     """Methods racing on the same problem, live in a notebook or headless.
 
@@ -91,8 +88,6 @@ class Race:
 
         Another ``problem`` has a run of its own; the one left behind is there again when the race comes back to it.
         """
-        if changes.get("third") and not changes.get("flatness_every", self.state.flatness_every):
-            changes["flatness_every"] = EVERY
         state = self.state.replace(**changes)
         if state.problem != self.state.problem:
             self._left[self.state.problem] = self.state, self._run, self.ghost, self.status
@@ -103,7 +98,8 @@ class Race:
             self._changed()
             return
         self.state = state
-        self._run.set(**{name: value for name, value in changes.items() if name in LIVE})
+        moved = {name: getattr(state, name) for name in LIVE}
+        self._run.set(**{name: value for name, value in moved.items() if value != getattr(self._run.settings, name)})
         if self._run.updates == 0 and self.waiting:
             self._run = Run(self.state.settings)
         self._changed()
@@ -142,6 +138,13 @@ class Race:
             raise
         self.status = "finished" if self._run.finished else "paused"
         self._changed()
+
+    def around(self, **changes: Any):
+        """The loss around the runs as they are now, and the spectra of their Hessians: ``around(entrant="sam", along="eigenvectors")``."""
+        from rwp_edu.lab.around import Around, AroundState
+        from rwp_edu.lab.solutions import Solutions
+
+        return Around(Solutions(self._run), AroundState().replace(**changes))
 
     def save(self, path: str | Path | None = None) -> Path:
         """Write the record as JSON (by default into ``rwp_edu_runs/``); :meth:`Record.load` reads it."""

@@ -31,6 +31,10 @@ PROBLEM = ("seeds", "steps", "seed")
 PACES = {"slow: 5 updates/s": 5, "20 updates/s": 20, "100 updates/s": 100, "as fast as it goes": 0}
 SLICE = 0.03  # seconds of training between two looks at what was asked for
 DRAW_EVERY, DRAW_EVERY_AT_FULL_SPEED = 0.1, 0.25
+UNANSWERED = (
+    0.25,
+    8.0,
+)  # seconds to wait for a front end that has not said that it drew the last picture: doubled each time, at most
 
 
 COPY = """<button class="jupyter-button" style="width: auto" title="it runs as pasted"
@@ -46,17 +50,20 @@ class Screen(Live):
     def __init__(self, race: Any):
         super().__init__()
         self.race = race
+        self._unanswered = 0
         self._error = ""
         self._next_draw = 0.0
         self._drawn: tuple | None = None
         self._plan: dict[str, Any] = {}
         self._remembered: tuple | None = None
         self.running = False
+        self._around: Live | None = None
         self._clock = (0.0, 0)
         self._buttons()
         self.chips = Chips(self.store)
         self.figure = go.FigureWidget(race.figure)
         self.figure.update_layout(showlegend=False, height=540, autosize=True)
+        self.figure.observe(self._drawn_there, names="_js2py_traceDeltas")
         self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
         self.says, self.status, self.counts = w.HTML(), w.HTML(), w.HTML()
         self.left = w.VBox(layout={"width": "310px", "flex": "0 0 310px"})
@@ -77,6 +84,9 @@ class Screen(Live):
         self.pause = self._button("Pause", "pause", "stop after this update; nothing is lost", "pause")
         self.step = self._button("Step", "step-forward", "train up to the next record", "step")
         self.reset = self._button("Reset", "refresh", "begin again with these settings; this run stays as faint lines", "reset")
+        self.look = self._button(
+            "Look around", "search", "the loss around the runs as they are now, and the spectra of their Hessians", "look"
+        )
         self.save = self._button("Save record", "download", "write the record so far as JSON into rwp_edu_runs/", "save")
         select = {"layout": {"width": "auto"}}
         self.preset = w.Dropdown(tooltip="a question with settings that answer it", **select)
@@ -131,7 +141,8 @@ class Screen(Live):
         view = w.HBox([w.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing, self.third],
                       layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
         right = w.VBox([self.figure, view, self.says], layout={"flex": "1 1 560px", "min_width": "480px"})
-        top = w.HBox([self.start, self.pause, self.step, self.reset, self.problem, self.preset, self.pace, self.counts],
+        self.around = w.VBox()
+        top = w.HBox([self.start, self.pause, self.step, self.reset, self.look, self.problem, self.preset, self.pace, self.counts],
                      layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
         code = w.VBox([w.HBox([self.coded, w.HTML(COPY)]), self.code])
         code.add_class("rwp-code")
@@ -139,7 +150,7 @@ class Screen(Live):
             [code, w.VBox([self.setting, self.save])], titles=["copy as code", "setting and record"], selected_index=None
         )
         body = w.HBox([self.left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
-        box = w.VBox([w.HTML(STYLE), top, self.chips.box, self.question, body, self.status, extras])
+        box = w.VBox([w.HTML(STYLE), top, self.chips.box, self.question, body, self.status, self.around, extras])
         box.add_class("rwp-lab")
         for widget, name in ((self.says, "rwp-says-box"), (self.status, "rwp-status-box")):
             widget.add_class(name)
@@ -175,6 +186,8 @@ class Screen(Live):
                     self._stop("paused")
                     self.question.value = ""
                     race.set(problem=value)
+                case "look":
+                    self._look_around()
                 case "save":
                     race.status = f"saved as {race.save()}"
                 case "coded":
@@ -203,6 +216,14 @@ class Screen(Live):
         if self.running:
             self.running, self.race.status = False, status
 
+    def _look_around(self) -> None:
+        """Open what is around the runs as they are now, in place of what was open."""
+        fresh = self.race.around().screen
+        if self._around is not None:
+            self._around.end()
+        self._around, self.around.children = fresh, (fresh.box,)
+        fresh.begin()
+
     # The loop
 
     def turn(self) -> float | None:
@@ -212,8 +233,8 @@ class Screen(Live):
             self._train()
         if self.race._run.collect():
             self._next_draw = 0.0
-        if not self.running or time.perf_counter() > self._next_draw:
-            began = time.perf_counter()
+        began = time.perf_counter()
+        if not self.running or began > self._next_draw + self._patience:
             self.draw()
             now = time.perf_counter()
             pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
@@ -224,6 +245,15 @@ class Screen(Live):
             return 0.05
         self._remember()
         return None
+
+    def _drawn_there(self, change: dict[str, Any]) -> None:
+        self._unanswered = 0
+
+    @property
+    def _patience(self) -> float:
+        """A slow front end is not sent pictures faster than it draws them: a click would wait behind them."""
+        first, most = UNANSWERED
+        return min(first * 2**self._unanswered, most) if self._unanswered else 0.0
 
     def _train(self) -> None:
         run, pace = self.race._run, self.race.state.pace
@@ -315,13 +345,14 @@ class Screen(Live):
         data = figures.traces(race.record, **view)
         plan = figures.layout(race.record, **{key: view[key] for key in ("x", "shown", "ghost", "third")})
         plan.pop("height")
-        fresh = self._drawn is None or self._drawn[0] != now[0]
+        fresh, moved = self._drawn is None or self._drawn[0] != now[0], False
         with self.figure.batch_update():
             if fresh:
                 self._same_structure(data)
             for old, new in zip(self.figure.data, data):
                 if not (np.array_equal(old.x, new["x"]) and np.array_equal(old.y, new["y"])):
                     old.x, old.y = new["x"], new["y"]
+                    moved = True
                 if "visible" in new and old.visible != new["visible"]:
                     old.visible = new["visible"]
                 if new.get("marker"):
@@ -337,6 +368,7 @@ class Screen(Live):
                         axis.update({key: value.get(key) for key in ("type", "dtick", "exponentformat")})
                 elif name in ("shapes", "annotations") and value != self._plan.get(name):
                     self.figure.layout[name] = value
+        self._unanswered += moved
         self._plan = plan
         self._drawn = now
 

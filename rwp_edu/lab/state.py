@@ -11,6 +11,7 @@ from rwp_edu.problems import PROBLEMS
 from rwp_edu.settings import DEFAULT, Settings, parameters
 
 FLATNESS = {metric.name: metric.title for row in PROBLEMS.values() for metric in row.flatness}
+EVERY = 20  # updates between measurements of flatness, where a picture asks for them
 VIEW: dict[str, Parameter] = {
     row.name: row
     for row in (
@@ -45,6 +46,8 @@ class RaceState(Settings):
             if name not in parameters(problem):
                 raise unknown("control", name, parameters(problem))
         vars(self)["show"] = tuple(names)
+        if self.third and not self.flatness_every:
+            vars(self)["flatness_every"] = EVERY
 
     @property
     def settings(self) -> Settings:

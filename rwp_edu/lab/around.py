@@ -1,0 +1,402 @@
+"""Look around a minimum: the loss over a plane and along a line through the weights of a run, and the spectrum of its Hessian."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rwp_edu import figures, slices
+from rwp_edu.curvature import Estimate
+from rwp_edu.lab.explorer import Explorer
+from rwp_edu.lab.solutions import Solutions
+from rwp_edu.lab.strokes import AXIS, LOG, line, titled
+from rwp_edu.objective import Objective
+from rwp_edu.parameters import Parameter, Values, unknown
+from rwp_edu.settings import Entrant
+from rwp_edu.slices import Plane, Slice
+from rwp_edu.spectra import Density, Eigenpairs, density, eigenvalues
+from rwp_edu.traces import Measurement, trace
+
+GRID, ALONG = 41, 81  # points of an axis of the plane; of a line
+DECADES = 3  # of the loss that a picture shows above its lowest point
+PROBES, STEPS = 4, 40
+WIDTH = 1 / 120  # of the range, by which the points of a spectrum are widened
+SHADES = [[0, "rgba(46,139,201,0.03)"], [0.5, "rgba(46,139,201,0.45)"], [1, "rgba(213,94,0,0.8)"]]
+DIRECTIONS = {
+    "random": ("random directions", "two random directions, in every filter as long as the weights there (1712.09913)", 0.5),
+    "eigenvectors": ("sharpest directions", "the eigenvectors of the two largest eigenvalues of the Hessian", 0.1),
+    "solutions": ("other solutions", "the plane through this run and those of two other methods with the same seed", 1.0),
+}
+TABLE: dict[str, Parameter] = {
+    row.name: row
+    for row in (
+        Parameter("along", "", "random", "which directions the plane has", choices=tuple(DIRECTIONS)),
+        Parameter("run", "", 0, "which of the seeds", high=255, slider=(0, 7), step=1, title="seed number"),
+        Parameter("data", "", "train", "on which data the loss is taken", choices=("train", "test"), title="loss on"),
+        Parameter("reach", "", 0.5, "how far the plane goes, in lengths of the weights (or of the triangle between solutions)", low=1e-3, high=100,
+                  slider=(0.01, 3.0), log=True, title="reach"),
+        Parameter("x", "", 0.0, "where the cross is, across, as a part of the reach", low=-1, high=1, slider=(-1.0, 1.0), step=0.02, title="cross, across"),
+        Parameter("y", "", 0.0, "where the cross is, up, as a part of the reach", low=-1, high=1, slider=(-1.0, 1.0), step=0.02, title="cross, up"),
+        Parameter("view", "", "contour", "how the plane is drawn", choices=("contour", "surface"), title="drawn as"),
+        Parameter("seed", "", 0, "of the random directions", high=2**31),
+    )
+}  # fmt: skip
+
+
+class AroundState(Values):
+    """Whose minimum, and what is drawn of it; all but ``entrant`` are rows of ``TABLE``.
+
+    >>> AroundState().replace(along="eigenvectors").reach
+    0.1
+    """
+
+    TABLE = TABLE
+    entrant: str
+
+    def __init__(self, entrant: str = "", **values: Any):
+        vars(self)["entrant"] = entrant
+        super().__init__(**values)
+
+    def replace(self, **changes: Any) -> AroundState:
+        """Other directions bring the reach that suits them."""
+        if changes.get("along", self.along) != self.along and changes["along"] in DIRECTIONS:
+            changes = {"reach": DIRECTIONS[changes["along"]][2]} | changes
+        return super().replace(**changes)
+
+
+class Around(Explorer):
+    """A plane, lines and spectra around the runs of a race, as they were when it was opened.
+
+    >>> from rwp_edu import lab
+    >>> race = lab.race(methods="sgd,rwp,sam", seeds=1, steps=20)
+    >>> race.run()
+    >>> view = race.around(entrant="rwp", along="solutions")
+    >>> view.finish()
+    >>> view.text.startswith("RWP after 20 updates: training loss")
+    True
+    """
+
+    STATE, OPEN, CHOICE = AroundState, "lab.around", "along"
+
+    def __init__(self, solutions: Solutions, state: AroundState):
+        self.solutions = solutions
+        self._kept: dict[tuple[Any, ...], Any] = {}
+        super().__init__(AroundState())
+        self.set(**vars(state))
+
+    def choice_labels(self) -> dict[str, tuple[str, str]]:
+        return {name: row[:2] for name, row in DIRECTIONS.items()}
+
+    @property
+    def rows(self) -> dict[str, Parameter]:
+        s = self.solutions
+        whose = Parameter("entrant", "", s.entrants[0], "whose minimum", choices=s.entrants, title="minimum of")
+        which = replace(TABLE["run"], high=len(s.seeds) - 1, slider=(0, max(1, len(s.seeds) - 1)))
+        return {"entrant": whose, **TABLE, "run": which, "data": replace(TABLE["data"], choices=s.data)}
+
+    @property
+    def shown(self) -> tuple[str, ...]:
+        spare = {"run": len(self.solutions.seeds) < 2, "data": len(self.solutions.data) < 2}
+        names = ("entrant", "reach", "x", "y", "run", "data", "view")
+        return tuple(name for name in names if not spare.get(name))
+
+    @property
+    def noisy(self) -> bool:
+        return self.state.along == "random"
+
+    def set(self, **changes: Any) -> None:
+        state, s = self.state.replace(**changes), self.solutions
+        if not state.entrant:
+            state = state.replace(entrant=s.entrants[0])
+        if state.entrant not in s.entrants:
+            raise unknown("entrant", state.entrant, s.entrants)
+        for name in ("run", "data"):
+            self.rows[name].parse(getattr(state, name))
+        if state.along == "solutions" and len(s.entrants) < 3:
+            raise ValueError(f"a plane through three solutions needs three methods in the race, it has {len(s.entrants)}")
+        super().set(**vars(state))
+
+    def clicked(self, x: float, y: float) -> None:
+        if self.found is not None:
+            parts = (2 * (at - ends[0]) / (ends[-1] - ends[0]) - 1 for at, ends in ((x, self.found.x), (y, self.found.y)))
+            x, y = (round(min(max(float(part), -1.0), 1.0), 3) for part in parts)
+            self.set(x=x, y=y)
+
+    # What is computed, once each: a key that says all it depends on, and a function
+
+    def _jobs(self) -> list[tuple[tuple[Any, ...], Any]]:
+        s, names = self.state, tuple(dict.fromkeys((self.state.entrant, *self.solutions.entrants)))
+        eigenvectors = [(self._key("eigenvectors", name), self._eigenvectors) for name in names]
+        out = eigenvectors if s.along == "eigenvectors" else []
+        out = [
+            *out,
+            (self._plane_key, self._slice),
+            *((self._line_key(name), self._line) for name in names[s.along == "solutions" :]),
+        ]
+        return [*out, *eigenvectors, *((self._key("spectrum", name), self._spectrum) for name in names)]
+
+    def _key(self, what: str, name: str) -> tuple[Any, ...]:
+        return what, name, self.state.run
+
+    @property
+    def _view(self) -> tuple[Any, ...]:
+        s = self.state
+        return s.along, s.run, s.data, s.reach, s.seed * (s.along == "random"), s.entrant if s.along == "solutions" else ""
+
+    @property
+    def _plane_key(self) -> tuple[Any, ...]:
+        return "plane", self.state.entrant, *self._view
+
+    def _line_key(self, name: str) -> tuple[Any, ...]:
+        return "line", name, *self._view
+
+    def work(self) -> bool:
+        todo = {key: make for key, make in self._jobs() if key not in self._kept}
+        for key, make in todo.items():
+            self._kept[key] = make(key[1])
+            break
+        return len(todo) > 1
+
+    def _objective(self, name: str, data: str = "train") -> Objective:
+        return self.solutions.objective(name, self.state.run, data)
+
+    def _weights(self, name: str) -> Tensor:
+        return self.solutions.weights(name, self.state.run)
+
+    def _eigenvectors(self, name: str) -> Eigenpairs:
+        return eigenvalues(self._objective(name), k=2, tol=1e-2, budget=60)
+
+    def _spectrum(self, name: str) -> tuple[Density, Measurement]:
+        objective = self._objective(name)
+        return density(objective, STEPS, PROBES), trace(objective, rtol=0.03, budget=200)
+
+    def _along(self, name: str) -> Plane:
+        """The plane through a run that its two directions span."""
+        if self.state.along == "random":
+            directions = slices.random_directions(self._objective(name), 2, seed=self.state.seed)
+        else:
+            directions = self._kept[self._key("eigenvectors", name)].vectors * self._weights(name).norm()
+        return slices.plane_along(self._objective(name), directions)
+
+    @property
+    def _corners(self) -> tuple[str, ...]:
+        """The three solutions of the plane: this one and the first two others."""
+        return (self.state.entrant, *(name for name in self.solutions.entrants if name != self.state.entrant))[:3]
+
+    def _slice(self, name: str) -> tuple[Plane, Slice]:
+        reach, points = self.state.reach, torch.stack([self._weights(corner) for corner in self._corners])
+        if self.state.along == "solutions":
+            plane = slices.plane_through(*points)
+            at, _ = plane.coordinates(points)
+            middle, half = (at.min(0) + at.max(0)) / 2, 0.8 * reach * float(np.ptp(at, axis=0).max())
+        else:
+            plane, middle, half, points = self._along(name), np.zeros(2), reach, points[:1]
+        x, y = (np.linspace(m - half, m + half, GRID) for m in middle)
+        return plane, slices.evaluate(self._objective(name, self.state.data), plane, x, y, points)
+
+    def _line(self, name: str) -> Slice:
+        """Along the first direction of a run; or from the run that is looked at to another."""
+        s, objective = self.state, self._objective(name, self.state.data)
+        if s.along == "solutions":
+            plane, x = slices.line(self._weights(s.entrant), self._weights(name)), np.linspace(-0.5, 1.5, ALONG)
+        else:
+            whole = self._along(name)
+            plane, x = Plane(whole.origin, whole.axes[:1]), np.linspace(-s.reach, s.reach, ALONG)
+        return slices.evaluate(objective, plane, x)
+
+    @property
+    def found(self) -> Slice | None:
+        """The loss over the plane, once it is computed."""
+        return self._kept.get(self._plane_key, (None, None))[1]
+
+    @property
+    def cross(self) -> tuple[float, float]:
+        """Where the cross is, in the coordinates of the plane."""
+        return tuple(
+            (ends[0] + ends[-1]) / 2 + at * (ends[-1] - ends[0]) / 2
+            for at, ends in ((self.state.x, self.found.x), (self.state.y, self.found.y))
+        )
+
+    def reading(self) -> dict[str, float]:
+        """Every metric of the problem at the cross, the loss that is drawn, and the distance from the run in lengths of its weights."""
+        s, w = self.state, self._weights(self.state.entrant)
+        at = self._kept[self._plane_key][0].at(torch.tensor([self.cross], dtype=w.dtype))[0]
+        value = self._objective(s.entrant, s.data).loss(at[None]).item()
+        return self.solutions.read(at, s.run) | {"loss": value, "distance": ((at - w).norm() / w.norm()).item()}
+
+    # The sentence
+
+    @property
+    def text(self) -> str:
+        s, metrics = self.state, self.solutions.row.metrics
+        here = self.solutions.read(self._weights(s.entrant), s.run)
+        score, loss = metrics[:2]
+        seed = f", seed {self.solutions.seeds[s.run]}" if len(self.solutions.seeds) > 1 else ""
+        told = f"{_label(s.entrant)}{seed} after {self.solutions.updates} updates: {loss.noun} {loss.shown(here[loss.name])}, {score.noun} {score.shown(here[score.name])}"
+        spectrum, pairs = (self._kept.get(self._key(what, s.entrant)) for what in ("spectrum", "eigenvectors"))
+        if spectrum and pairs:
+            mass = spectrum[0].mean(lambda v: v < -0.01 * float(pairs.values[0]))
+            told += f"; tr H = {Estimate(*spectrum[1][:2])}, largest eigenvalue {float(pairs.values[0]):.3g}"
+            told += f", {100 * mass.value:.0f} % of the eigenvalues clearly negative" * (mass.value > 0.005)
+        if self.found is None:
+            return f"{told}. Measuring the loss around it."
+        if not s.x and not s.y:
+            return f"{told}. Click into the plane, or move the cross, to read other weights."
+        there = self.reading()
+        return f"{told}. At the cross, {there['distance']:.2g} ‖w‖ away, the {_of(s.data)} loss is {there['loss']:.3g}, the {score.noun} {score.shown(there[score.name])}."
+
+    # The picture
+
+    def _heights(self) -> tuple[np.ndarray, float, float]:
+        """log₁₀ of the loss over the plane, cut where it is too high, and its range."""
+        if self.found is None:
+            return np.zeros((GRID, GRID)), 0.0, 1.0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            z = np.log10(np.maximum(np.where(np.isfinite(self.found.values), self.found.values, np.inf), 1e-30))
+        low = float(z.min())
+        high = min(max(float(np.max(z, initial=low, where=np.isfinite(z))), low + 0.1), low + DECADES)
+        return np.clip(z, low, high), low, high
+
+    def traces(self) -> list[dict[str, Any]]:
+        out = [self._surface(*self._heights())]
+        if self.state.view == "contour":
+            out += [*self._marks(), self._scale(*self._heights()[1:])]
+        return out + self._lines() + self._spectra()
+
+    def _surface(self, z: np.ndarray, low: float, high: float) -> dict[str, Any]:
+        found = self.found
+        x, y = (np.linspace(-1, 1, GRID),) * 2 if found is None else (found.x, found.y)
+        common = {"x": x, "y": y, "z": z, "name": "surface", "showscale": False, "showlegend": False}
+        if self.state.view == "surface":
+            return {**common, "type": "surface", "colorscale": "Viridis", "cmin": low, "cmax": high, "hovertemplate": "%{customdata:.3g}<extra></extra>",
+                    "customdata": 10**z, "scene": "scene"}  # fmt: skip
+        return {**common, "type": "contour", "colorscale": SHADES, "zmin": low, "zmax": high, "contours": {"start": low, "end": high, "size": (high - low) / 18}, "line": {"width": 0.7, "color": "rgba(128,128,128,0.6)"},
+                "hovertemplate": "loss %{customdata:.3g}<extra></extra>", "customdata": 10**z}  # fmt: skip
+
+    def _scale(self, low: float, high: float) -> dict[str, Any]:
+        """The colours of the plane with their losses: those of plotly's own scale would not be transparent."""
+        at = np.linspace(low, high, 60)
+        return {"type": "heatmap", "x": [0], "y": at, "z": at[:, None], "zmin": low, "zmax": high, "colorscale": SHADES, "showscale": False, "hoverinfo": "skip",
+                "name": "scale", "xaxis": "x4", "yaxis": "y4"}  # fmt: skip
+
+    def _marks(self) -> list[dict[str, Any]]:
+        """The runs in the plane, and the cross."""
+        found = self.found
+        points = np.zeros((0, 2)) if found is None else found.points
+        names = self._corners if self.state.along == "solutions" else (self.state.entrant,)
+        stars = {
+            "symbol": "star",
+            "size": 15,
+            "color": [figures.look(name, self.solutions.entrants)[0] for name in names],
+            "line": {"width": 1.2, "color": "#fff"},
+        }
+        cross = {"symbol": "cross-thin", "size": 16, "line": {"width": 2.5, "color": figures.INK}}
+        x, y = ([], []) if found is None or not (self.state.x or self.state.y) else ([v] for v in self.cross)
+        common = {"type": "scatter", "showlegend": False, "hoverinfo": "skip"}
+        return [
+            {**common, "mode": "markers+text", "x": points[:, 0], "y": points[:, 1], "text": [_label(name) for name in names], "name": "runs",
+             "textposition": "top center", "marker": stars},
+            {**common, "mode": "markers", "x": x, "y": y, "name": "cross", "marker": cross},
+        ]  # fmt: skip
+
+    def _lines(self) -> list[dict[str, Any]]:
+        s, out = self.state, []
+        for name in self.solutions.entrants:
+            colour, dash = figures.look(name, self.solutions.entrants)
+            cut = self._kept.get(self._line_key(name))
+            x, y = ([], []) if cut is None else (cut.x, np.where(np.isfinite(cut.values), cut.values, np.nan))
+            out.append(line(x, y, _label(name), colour, dash, "2") | {"line": {"color": colour, "width": 3.5 if name == s.entrant else 1.8, "dash": dash}, "legendgroup": name})  # fmt: skip
+        return out
+
+    def _span(self) -> tuple[float, float]:
+        """Of all eigenvalues that are known, and a little more."""
+        nodes = [self._kept[key][0].nodes for key in self._spectrum_keys() if key in self._kept]
+        low, high = min((n.min() for n in nodes), default=-0.1), max((n.max() for n in nodes), default=1.0)
+        return float(min(low, -0.05 * high)) - 0.05 * float(high), 1.08 * float(high)
+
+    def _spectrum_keys(self) -> list[tuple[Any, ...]]:
+        return [self._key("spectrum", name) for name in self.solutions.entrants]
+
+    def _spectra(self) -> list[dict[str, Any]]:
+        low, high = self._span()
+        grid, out = np.linspace(low, high, 500), []
+        for name, key in zip(self.solutions.entrants, self._spectrum_keys()):
+            colour, dash = figures.look(name, self.solutions.entrants)
+            kept = self._kept.get(key)
+            values = kept[0].at(grid, WIDTH * (high - low))[0] if kept else []
+            out.append(line(grid if kept else [], values, f"spectrum of {_label(name)}", colour, dash, "3", showlegend=False) | {"line": {"color": colour, "width": 3 if name == self.state.entrant else 1.6, "dash": dash}})  # fmt: skip
+        return out
+
+    def layout(self) -> dict[str, Any]:
+        s = self.state
+        low, high = self._span()
+        _, bottom, top = self._heights()
+        p = self.solutions.w.shape[-1]
+        floor = math.floor(math.log10(0.1 / (p * WIDTH * (high - low))))
+        length = {
+            "random": "along two random directions, in ‖w‖",
+            "eigenvectors": "along the two sharpest directions, in ‖w‖",
+            "solutions": "distance in the plane",
+        }[s.along]
+        cut = {
+            "random": "Along the first random direction",
+            "eigenvectors": "Along each run's sharpest direction",
+            "solutions": f"From {_label(s.entrant)} (0) to the others (1)",
+        }[s.along]
+        heads = (
+            (f"The {_of(s.data)} loss around {_label(s.entrant)}", 0, 1),
+            (cut, 0.6, 1),
+            ("Eigenvalues of the Hessian (density)", 0.6, 0.42),
+        )
+        across = {"range": [self.found.x[0], self.found.x[-1]]} if self.found is not None else {}
+        up = {"range": [self.found.y[0], self.found.y[-1]]} if self.found is not None else {}
+        out = {
+            "xaxis2": {**AXIS, "domain": [0.6, 1], "anchor": "y2", "range": [-0.5, 1.5] if s.along == "solutions" else [-s.reach, s.reach]},
+            "yaxis2": {**LOG, "domain": [0.58, 1], "anchor": "x2", "range": [bottom - 0.05, top], **_ticks(bottom, top, lambda v: v)},
+            "xaxis3": {**AXIS, **titled("eigenvalue"), "domain": [0.6, 1], "anchor": "y3", "range": [low, high]},
+            "yaxis3": {**LOG, "domain": [0, 0.42], "anchor": "x3", "range": [floor, floor + 6], "dtick": 2},
+            "annotations": [
+                {"text": f"<b>{text}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": x, "y": y, "xanchor": "left",
+                 "yanchor": "bottom", "font": {"size": 13}} for text, x, y in heads
+            ],
+            "margin": {"l": 50, "r": 12, "t": 64, "b": 44}, "height": 520, "legend": {"orientation": "h", "y": 1.07, "x": 0, "yanchor": "bottom"},
+        }  # fmt: skip
+        if s.view == "surface":
+            bar = {"gridcolor": figures.FAINT, "showbackground": False, "zeroline": False, "title": {"text": ""}}
+            out["scene"] = {"domain": {"x": [0, 0.48], "y": [0, 1]}, "xaxis": bar, "yaxis": bar, "uirevision": "scene", "bgcolor": "rgba(0,0,0,0)", "aspectmode": "cube", "camera": {"eye": {"x": 1.3, "y": 1.3, "z": 0.9}},
+                            "zaxis": {**bar, **_ticks(bottom, top, math.log10)}}  # fmt: skip
+        else:
+            out["xaxis"] = {**AXIS, **titled(length), "domain": [0, 0.48], "showgrid": False, **across}
+            out["yaxis"] = {**AXIS, "showgrid": False, **up}
+            out["xaxis4"] = {"domain": [0.49, 0.5], "anchor": "y4", "visible": False, "fixedrange": True}
+            out["yaxis4"] = {
+                "domain": [0, 1],
+                "anchor": "x4",
+                "side": "right",
+                "fixedrange": True,
+                "showgrid": False,
+                "range": [bottom, top],
+                **_ticks(bottom, top, math.log10),
+            }
+        return out
+
+
+def _ticks(low: float, high: float, place: Any) -> dict[str, Any]:
+    """Round numbers between two powers of ten, as ticks of an axis on which a number is at its ``place``."""
+    leads = (1, 2, 5) if high - low < 2 else (1,)
+    values = [lead * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for lead in leads]
+    values = [v for v in values if low <= math.log10(v) <= high]
+    return {"tickvals": [place(v) for v in values], "ticktext": [f"{v:.4g}" for v in values], "dtick": None}
+
+
+def _label(entrant: str) -> str:
+    return Entrant.parse(entrant).label
+
+
+def _of(data: str) -> str:
+    return {"train": "training"}.get(data, data)

@@ -1,0 +1,62 @@
+"""Where the runs of a race stand at one moment, as losses that can be measured around every one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rwp_edu.handwritten import NetworkObjective, of_sensing
+from rwp_edu.objective import Objective
+from rwp_edu.problems import Problem
+from rwp_edu.training import Run
+
+
+def _of_digits(problem: Any, w: Tensor, which: int, data: str) -> Objective:
+    x, y = (getattr(problem, f"{data}_{part}")[which] for part in "xy")
+    return NetworkObjective(problem.network, w, x, y)
+
+
+OBJECTIVES: dict[str, tuple[tuple[str, ...], Callable[..., Objective]]] = {
+    "digits": (("train", "test"), _of_digits),
+    "sensing": (("train",), lambda problem, w, which, data: of_sensing(problem, w, which)),
+}
+"""Per problem: on which data there is a loss, and that loss for weights (P,) of one seed: (problem, w, which seed, data)."""
+
+
+class Solutions:
+    """Copies of the weights (E, S, P) of all runs, and their problem.
+
+    >>> from rwp_edu.settings import Settings
+    >>> run = Run(Settings(methods="sgd,rwp", seeds=2, steps=20))
+    >>> run.advance(20)
+    >>> found = Solutions(run)
+    >>> found.entrants, round(found.objective("rwp", 1).value - found.read(found.weights("rwp", 1), 1)["train_loss"], 5)
+    (('sgd', 'rwp'), 0.0)
+    """
+
+    def __init__(self, run: Run):
+        settings = run.settings
+        if settings.problem not in OBJECTIVES:
+            raise ValueError(f"there is no looking around in {settings.problem} (there is in: {', '.join(OBJECTIVES)})")
+        self.entrants, self.seeds, self.updates = settings.methods, run.record.seeds, run.updates
+        self.row: Problem = run.record.problem
+        self.problem = run.problem
+        self.w = run.base.w.view(len(self.entrants), len(self.seeds), -1).clone()
+        self.data, self._objective = OBJECTIVES[settings.problem]
+
+    def weights(self, entrant: str, which: int) -> Tensor:
+        """The weights (P,) of an entrant with seed number ``which``."""
+        return self.w[self.entrants.index(entrant), which]
+
+    def objective(self, entrant: str, which: int, data: str = "train") -> Objective:
+        """The loss around those weights."""
+        return self._objective(self.problem, self.weights(entrant, which), which, data)
+
+    def read(self, w: Tensor, which: int) -> dict[str, float]:
+        """Every metric of the problem at any weights (P,), with the data of seed number ``which``."""
+        with torch.no_grad():
+            measured = self.problem.measure(w.expand(len(self.seeds), -1).contiguous())
+        return {name: float(values[which]) for name, values in measured.items()}

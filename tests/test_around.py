@@ -1,0 +1,126 @@
+"""Looking around the minimum of a run."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from rwp_edu import lab
+from rwp_edu.lab.around import TABLE, AroundState
+from rwp_edu.spectra import eigenvalues
+
+
+@pytest.fixture(scope="module")
+def race():
+    race = lab.race(methods="sgd,sam,rwp", seeds=2, steps=60)
+    race.run()
+    return race
+
+
+def test_the_middle_of_a_plane_is_the_run(race):
+    for along in TABLE["along"].choices[:2]:
+        view = race.around(entrant="rwp", run=1, along=along)
+        view.finish()
+        found, seed = view.found, 1
+        assert found.values[20, 20] == pytest.approx(race.record.train_loss[-1, 2, seed], rel=1e-5)
+        assert view.reading()["test_accuracy"] == pytest.approx(race.record.test_accuracy[-1, 2, seed])
+        assert view.reading()["distance"] == 0
+
+
+def test_the_cross_reads_the_plane(race):
+    view = race.around(x=0.5, y=-0.2)
+    view.finish()
+    read, found = view.reading(), view.found
+    assert view.cross == pytest.approx((0.25, -0.1))
+    assert read["loss"] == pytest.approx(found.values[16, 30], rel=1e-5)
+    assert read["loss"] == pytest.approx(read["train_loss"], rel=1e-5)  # two ways to the same number
+    assert read["distance"] == pytest.approx(np.hypot(0.25, 0.1), rel=0.02)  # two random directions are nearly orthogonal
+
+
+def test_a_click_moves_the_cross(race):
+    view = race.around()
+    view.finish()
+    view.clicked(0.1, 0.25)
+    assert (view.state.x, view.state.y) == (0.2, 0.5)
+    view.clicked(9.0, -9.0)
+    assert (view.state.x, view.state.y) == (1, -1)
+
+
+def test_the_sharpest_direction_bends_by_the_largest_eigenvalue():
+    """In matrix sensing: the second difference of a ReLU network also sees its kinks."""
+    race = lab.race(problem="sensing", methods="sgd", seeds=1, steps=20, d=6, n=30)
+    race.run()
+    view = race.around(along="eigenvectors", reach=0.02)
+    view.finish()
+    value = float(eigenvalues(view.solutions.objective("sgd", 0), tol=1e-4).values[0])
+    norm, row = view.solutions.weights("sgd", 0).norm().item(), view.found.values[20]
+    assert (row[0] + row[-1] - 2 * row[20]) / (0.02 * norm) ** 2 == pytest.approx(value, rel=0.02)
+
+
+def test_the_plane_through_three_solutions_holds_them(race):
+    view = race.around(entrant="sam", along="solutions")
+    view.finish()
+    found = view.found
+    assert found.apart == pytest.approx(0, abs=1e-3) and found.points.shape == (3, 2)
+    for name, (x, y) in zip(("sam", "sgd", "rwp"), found.points):
+        assert found.x[0] < x < found.x[-1] and found.y[0] < y < found.y[-1], name
+    line = next(t for t in view.traces() if t["name"] == "RWP")
+    ends = [np.interp(at, line["x"], line["y"]) for at in (0, 1)]
+    assert ends == pytest.approx(race.record.train_loss[-1, [1, 2], 0], rel=0.02)
+
+
+def test_test_loss_and_other_seeds(race):
+    train, test = (race.around(run=1, data=data) for data in ("train", "test"))
+    for view in (train, test):
+        view.finish()
+    problem, w = test.solutions.problem, test.solutions.weights("sgd", 1)
+    logits = problem.network.logits(w[None], problem.test_x[1:2])[0]
+    loss = torch.nn.functional.cross_entropy(logits, problem.test_y[1]).item()
+    assert test.found.values[20, 20] == pytest.approx(loss, rel=1e-5) != pytest.approx(train.found.values[20, 20])
+    assert "seed 1" in train.text and "test loss" in test.figure.layout.annotations[0].text
+
+
+def test_the_picture_is_of_a_moment():
+    race = lab.race(methods="sgd,rwp", seeds=1, steps=40)
+    race.run(20)
+    view = race.around()
+    race.run()
+    assert "after 20 updates" in view.text and race.record.updates[-1] == 40
+
+
+def test_matrix_sensing_too():
+    race = lab.race(problem="sensing", methods="sgd,rwp,nso", seeds=1, steps=50, d=6, n=30)
+    race.run()
+    view = race.around(entrant="nso", along="eigenvectors")
+    view.finish()
+    assert view.found.values.shape == (41, 41) and "distance²" in view.text and "data" not in view.shown
+    view.set(view="surface")
+    assert view.figure.data[0].type == "surface"
+
+
+def test_what_cannot_be(race):
+    for changes, message in (
+        ({"entrant": "nso"}, "unknown entrant 'nso'"),
+        ({"run": 2}, "run must be a whole number from 0 to 1"),
+        ({"along": "up"}, "along must be one of random, eigenvectors, solutions"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            race.around(**changes)
+    with pytest.raises(ValueError, match="needs three methods in the race, it has 2"):
+        lab.race(methods="sgd,rwp", seeds=1).around(along="solutions")
+
+
+def test_state_round_trips():
+    state = AroundState(entrant="sam", along="solutions", x=0.5)
+    assert AroundState(**state.to_dict()) == state
+    assert AroundState().replace(along="eigenvectors").reach == 0.1
+    assert AroundState().replace(along="eigenvectors", reach=0.3).reach == 0.3
+
+
+def test_a_picture_of_flatness_is_measured():
+    assert lab.race(third="trace").state.flatness_every == 20
+    race = lab.race(methods="sgd", seeds=2, steps=20)
+    race.set(third="trace")
+    race.run()
+    assert np.isfinite(race.record.trace[-1]).all()
