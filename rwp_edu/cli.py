@@ -187,7 +187,7 @@ def methods(arguments: Namespace) -> int:
         aligned(("method", "parameters and their published values"), [(r.name, published(r)) for r in rows], "<<"),
         aligned(("method", "formula", "source"), [(r.name, r.formula, r.source) for r in rows], "<<<"),
         aligned(
-            ("parameter", *(f"in train {problem}" for problem in PROBLEMS), "allowed"),
+            ("parameter", *(f"in {problem}" for problem in PROBLEMS), "allowed"),
             [(p.name, *(settings_in(problem)[p.name].default for problem in PROBLEMS), p.allowed) for p in parameters],
             "<" * (2 + len(PROBLEMS)),
         ),
@@ -413,7 +413,7 @@ COMMANDS = {
         "train several methods on a problem and compare them",
         train,
         {
-            "problem": {"nargs": "?", "help": "digits or sensing"},
+            "problem": {"nargs": "?", "help": "digits, fine-tuning or sensing"},
             "--methods": {"metavar": "A,B,...", "help": "which, perhaps with own values: sgd,rwp,m-rwp:sigma=0.15"},
             "--seeds": {"metavar": "N", "help": "runs per method (default: 8)"},
             "--steps": {"metavar": "N", "help": "updates (default: 400 for digits)"},

@@ -5,36 +5,37 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from rwp_edu.handwritten import NetworkObjective
-from rwp_edu.objective import Objective
 from rwp_edu.sharpness import average_rise
 from rwp_edu.spectra import eigenvalues
-from rwp_edu.traces import trace
 
 DRAWS, PRODUCTS, SIGMA = 16, 12, 0.1
 
 
-def objective_of(problem: Any, w: Tensor) -> Objective:
-    """The training loss of the digits, with their given labels, at weights (S, P)."""
+def objective_of(problem: Any, w: Tensor) -> NetworkObjective:
+    """The training loss, with the given labels, at weights (S, P)."""
     return NetworkObjective(problem.network, w, problem.train_x, problem.train_y)
 
 
-def of_digits(problem: Any, w: Tensor) -> dict[str, Tensor]:
-    """At weights (S, P), of the training loss: ``trace`` and ``top_eigenvalue`` of the Hessian and the ``rise`` E L(w + u) - L(w) for
-    filter-wise noise with σ = 0.1, the noise of RWP, each (S,)."""
+def of_networks(problem: Any, w: Tensor) -> dict[str, Tensor]:
+    """At weights (S, P), of the training loss: ``trace`` (exactly) and ``top_eigenvalue`` of the Hessian and the ``rise`` E L(w + u) - L(w)
+    for filter-wise noise with σ = 0.1, the noise of RWP, each (S,)."""
     objective = objective_of(problem, w)
+    rises = average_rise(objective, sigma=SIGMA, kind="filter-wise", rtol=0, budget=DRAWS)
     return {
-        "trace": _plain(objective, trace, rtol=0, budget=DRAWS),
+        "trace": sum(objective.traces().values()).to(w),
         "top_eigenvalue": w.new_tensor([float(pairs.values[0]) for pairs in eigenvalues(objective, budget=PRODUCTS, tol=1e-2)]),
-        "rise": _plain(objective, average_rise, sigma=SIGMA, kind="filter-wise", rtol=0, budget=DRAWS),
+        "rise": w.new_tensor([rise.value for rise in rises]),
     }
 
 
-def _plain(objective: Objective, measure: Callable[..., Any], **options: Any) -> Tensor:
-    return objective.w.new_tensor([float(found.value) for found in measure(objective, **options)])
+def of_fine_tuning(problem: Any, w: Tensor) -> dict[str, Tensor]:
+    """Those of a network, and ``pac_bayes``, √(tr H |w - w0|² / n), zero where the trace is negative."""
+    found = of_networks(problem, w)
+    distance = problem.measure(w)["distance"]
+    return found | {"pac_bayes": (found["trace"].clamp(min=0) / problem.train_y.shape[1]).sqrt() * distance}
 
 
-LOOKS: dict[str, Callable[[Any, Tensor], dict[str, Tensor]]] = {"digits": of_digits}
+LOOKS: dict[str, Callable[[Any, Tensor], dict[str, Tensor]]] = {"digits": of_networks, "fine-tuning": of_fine_tuning}

@@ -243,8 +243,8 @@ ALL_METHODS = ", ".join(METHODS)
 ERRORS = [
     ([], "lab, methods, train, bench"),
     (["trian"], "did you mean 'train'? (there is: lab, methods, train, bench)"),
-    (["train"], "(there is: digits, sensing)"),
-    (["train", "mnist"], "unknown problem 'mnist' (there is: digits, sensing)"),
+    (["train"], "(there is: digits, fine-tuning, sensing)"),
+    (["train", "mnist"], "unknown problem 'mnist' (there is: digits, fine-tuning, sensing)"),
     ([*SMALL, "--methods", "sgd,msgd"], f"unknown method 'msgd'; did you mean 'sgd'? (there is: {ALL_METHODS})"),
     ([*SMALL, "--methods", ""], f"(there is: {ALL_METHODS})"),
     ([*SMALL, "--methods", "m-rwp:sgma=1"], "unknown parameter of m-rwp 'sgma'; did you mean 'sigma'? (there is: sigma, kind"),
@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_written_is_told_first(call, no_work, tmp_path, 
 def test_missing_digits_are_one_line(call, monkeypatch, tmp_path):
     from rwp_edu.problems import digits
 
-    digits._standardised.cache_clear()
+    digits.standardised.cache_clear()
     monkeypatch.setattr(digits, "FOLDERS", (tmp_path,))
     status, _, err = call(*SMALL)
     assert status == 2 and len(err.splitlines()) == 1 and "the digits are missing" in err and "git checkout data/" in err

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rwp_edu.problems import digits
+from rwp_edu.problems import PROBLEMS, digits
 from rwp_edu.problems.digits import POOL, TEST, VALIDATION, Digits
 
 # How often each class occurs, from the documentation of the data set (optdigits.names, the part called optdigits.tes).
@@ -14,7 +14,7 @@ DATA = next(folder / digits.FILE for folder in digits.FOLDERS if (folder / digit
 
 def numbered(images):
     """Which of the 1,797 images each row is; they are all different."""
-    known, _ = digits._standardised()
+    known, _ = digits.standardised()
     index = {row.numpy().tobytes(): i for i, row in enumerate(known)}
     assert len(index) == len(known)
     return [index[row.numpy().tobytes()] for row in images.reshape(-1, 64)]
@@ -46,7 +46,7 @@ def test_the_images_and_their_classes():
 
 
 def test_pixels_are_standardised():
-    images, _ = digits._standardised()
+    images, _ = digits.standardised()
     assert images.mean().abs() < 1e-5 and (images.std() - 1).abs() < 1e-5
 
 
@@ -147,7 +147,7 @@ def test_metrics_are_those_of_the_module():
     problem = Digits([0, 1], width=8, train=60, batch=20, dtype=torch.float64)
     w = problem.init() * 1.5
     found = problem.measure(w)
-    assert set(found) == set(problem.metrics)
+    assert set(found) == {metric.name for metric in PROBLEMS["digits"].metrics}
     for s in range(2):
         module = problem.network.module(w[s])
         with torch.no_grad():

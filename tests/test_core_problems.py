@@ -14,7 +14,7 @@ from rwp_edu.problems import PROBLEMS
 from rwp_edu.settings import COMMON, LIVE, Settings, parameters
 from rwp_edu.training import Record, Run
 
-SMALL = {"digits": {"width": 8, "train": 60, "batch": 20}, "sensing": {"d": 8, "n": 60}}
+SMALL = {"digits": {"width": 8, "train": 60, "batch": 20}, "sensing": {"d": 8, "n": 60}, "fine-tuning": {"width": 8, "shots": 10, "batch": 20}}
 
 
 def trained(problem, steps=12, **changes):

@@ -5,11 +5,13 @@ import pytest
 import torch
 
 from rwp_edu.methods import METHODS
+from rwp_edu.problems import PROBLEMS
 from rwp_edu.settings import LIVE, TRAINING, WATCHED, Settings, parameters
+from rwp_edu.training import DEVICES, Mark, Record, Run, device_named
 
 PARAMETERS = parameters()
 OWN = ("batch", "train", "label_noise", "width")
-from rwp_edu.training import DEVICES, Mark, Record, Run, device_named
+METRICS = tuple(metric.name for metric in PROBLEMS["digits"].metrics)
 
 SMALL = {"train": 60, "batch": 20, "width": 8, "record_every": 5}
 
@@ -45,7 +47,7 @@ def test_shapes_of_the_record(finished):
     assert record.updates.tolist() == [0, 5, 10, 15, 20, 23]
     for name in ("gradient_evaluations", "seconds"):
         assert getattr(record, name).shape == (6, entrants)
-    for name in (*finished.problem.metrics, "perturbation"):
+    for name in (*METRICS, "perturbation"):
         assert getattr(record, name).shape == (6, entrants, seeds)
     assert record.diverged.shape == (entrants, seeds) and (record.diverged == -1).all()
     assert record.entrants == tuple(METHODS) and record.seeds == (0, 1) and record.marks == []
@@ -71,7 +73,7 @@ def test_metrics_are_in_their_range(finished):
 
 def test_the_first_record_is_the_common_start_and_the_last_the_weights_now(finished):
     record = finished.record
-    for name in finished.problem.metrics:
+    for name in METRICS:
         first = getattr(record, name)[0]
         assert (first == first[:1]).all()
         for e, w in enumerate(finished.base.w.view(len(METHODS), 2, -1)):

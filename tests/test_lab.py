@@ -130,6 +130,13 @@ def test_copied_code_of_matrix_sensing_repeats_the_run(method):
     assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.distance[-1, 0, 0], rel=2e-3)
 
 
+def test_copied_code_of_fine_tuning_repeats_the_run():
+    lab = rwp_edu.lab.race(problem="fine-tuning", methods="m-rwp", seeds=1, steps=60, seed=3)
+    lab.run()
+    found = subprocess.run([sys.executable, "-c", lab.code()], capture_output=True, text=True, check=True)
+    assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=3e-3)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_runs(name):
     lab = rwp_edu.lab.race(seeds=2)

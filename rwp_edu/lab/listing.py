@@ -40,6 +40,22 @@ criterion = torch.nn.CrossEntropyLoss()
 print(f"test accuracy {accuracy:.4f}")
 """,
     ),
+    "fine-tuning": Listing(
+        """from rwp_edu.problems.fine_tuning import FineTuning
+
+problem = FineTuning([{seed}], shots={shots}, label_noise={label_noise:g}, width={width}, batch={batch})
+model = problem.module()  # pre-trained on the digits 0 to 4, with a new last layer
+criterion = torch.nn.CrossEntropyLoss()
+""",
+        "model.parameters()",
+        ("images", "labels"),
+        "criterion(model(images[0]), labels[0])",
+        ("*problem.draw()", "*problem.draw(1)"),
+        1,
+        """    accuracy = (model(problem.test_x[0]).argmax(-1) == problem.test_y[0]).double().mean().item()
+print(f"test accuracy {accuracy:.4f}")
+""",
+    ),
     "sensing": Listing(
         """from rwp_edu.problems.sensing import Sensing
 

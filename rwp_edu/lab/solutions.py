@@ -14,13 +14,14 @@ from rwp_edu.problems import Problem
 from rwp_edu.training import Run
 
 
-def _of_digits(problem: Any, w: Tensor, which: int, data: str) -> Objective:
+def _of_networks(problem: Any, w: Tensor, which: int, data: str) -> Objective:
     x, y = (getattr(problem, f"{data}_{part}")[which] for part in "xy")
     return NetworkObjective(problem.network, w, x, y)
 
 
 OBJECTIVES: dict[str, tuple[tuple[str, ...], Callable[..., Objective]]] = {
-    "digits": (("train", "test"), _of_digits),
+    "digits": (("train", "test"), _of_networks),
+    "fine-tuning": (("train", "test"), _of_networks),
     "sensing": (("train",), lambda problem, w, which, data: of_sensing(problem, w, which)),
 }
 """Per problem: on which data there is a loss, and that loss for weights (P,) of one seed: (problem, w, which seed, data)."""

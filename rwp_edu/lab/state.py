@@ -103,6 +103,16 @@ PRESETS: dict[str, Preset] = {
         "100 images, every label right. Does it still pay to look for flat minima?",
         {"train": 100, "label_noise": 0.0, "weight_decay": 0.0005, "lr": 0.05, "sigma": 0.05, "rho": 0.1, "batch": 20},
     ),
+    "few-clean-labels": Preset(
+        "Clean labels",
+        "Ten images of every new digit, every label right. What is there to gain, and does a smaller trace mean a better network?",
+        {"problem": "fine-tuning", "shots": 10, "label_noise": 0.0, "weight_decay": 0.005, "sigma": 0.05, "rho": 0.2, "third": "trace"},
+    ),
+    "fine-tuning-weight-decay": Preset(
+        "Just weight decay?",
+        "With three times the weight decay SGD learns fewer of the wrong labels. How much is left of the gain?",
+        {"problem": "fine-tuning", "methods": "sgd,sgd:weight_decay=0.1,sam,rwp,nso"},
+    ),
     "too-few-measurements": Preset(
         "Zero loss, useless",
         "180 measurements instead of 300: gradient descent fits every one of them. How far from the truth does it end?",

@@ -38,7 +38,7 @@ def _of_sensing(label: dict[int, str], last: dict[str, np.ndarray], first: int) 
     return f" {label[fits]} fits its measurements best (training error {last['train_error'][fits].mean():.1g}), yet its distance² is {far:.2g}; WWᵀ = 0 has 1."
 
 
-REMARKS = {"digits": _of_digits, "sensing": _of_sensing}
+REMARKS = {"digits": _of_digits, "fine-tuning": _of_digits, "sensing": _of_sensing}
 
 
 def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:

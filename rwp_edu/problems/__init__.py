@@ -18,6 +18,8 @@ from torch import Tensor
 
 from rwp_edu.parameters import Parameter, unknown
 from rwp_edu.problems.digits import POOL, Digits
+from rwp_edu.problems.fine_tuning import KNOWN, FineTuning
+from rwp_edu.problems.fine_tuning import POOL as SHOTS
 from rwp_edu.problems.sensing import Sensing
 
 
@@ -141,6 +143,47 @@ PROBLEMS: dict[str, Problem] = {
                 "weight_decay": {"ticks": ((0.01, "preset"), (0.04, "best for SGD"), (0.1, "0.1"))},
             },
             wrong=lambda s: f"batch must not exceed train, got batch={s.batch}, train={s.train}" if s.batch > s.train else "",
+        ),
+        Problem(
+            "fine-tuning",
+            "Fine-tuning with few labels",
+            lambda s, *where: FineTuning(*where[:1], s.shots, s.label_noise, s.width, s.batch, *where[1:]),
+            metrics=(
+                Metric("test_accuracy", "test accuracy on the new digits, %", "test accuracy", (60, 95, 5), 100.0, 1, high_is_good=True),
+                Metric("train_loss", "training loss (given labels)", "training loss", (0, 1.5, 0.5)),
+                Metric("wrong_labels_learnt", "wrong labels learnt, %", "wrong labels learnt", (0, 100, 20), 100.0, 0),
+                Metric("distance", "distance from the start, ‖w - w₀‖", "distance", (0, 20, 5), digits=1),
+            ),
+            flatness=(
+                Metric("trace", "trace of the Hessian (training loss)", "trace", (0, 120, 20), digits=1),
+                Metric("top_eigenvalue", "largest eigenvalue of the Hessian", "largest eigenvalue", (0, 15, 5)),
+                Metric("rise", "rise of the training loss under noise, filter-wise σ = 0.1", "rise", (0, 1.0, 0.25)),
+                Metric("pac_bayes", "PAC-Bayes value √(tr H ‖w - w₀‖² / n)", "PAC-Bayes value", (0, 6, 2), digits=2),
+            ),
+            panels=("test_accuracy", "train_loss", "wrong_labels_learnt", "distance"),
+            methods=("sgd", "sam", "rwp", "m-rwp", "nso"),
+            parameters=(
+                Parameter("batch", "B", 25, "images per mini-batch", low=1, high=SHOTS * KNOWN, slider=(5, 50), step=5, live=False,
+                          title="images per batch"),
+                Parameter("shots", "k", 20, "images of every new digit to train on", low=1, high=SHOTS, slider=(10, 50), step=5, live=False,
+                          title="images per new digit"),
+                Parameter("label_noise", "p", 0.3, "fraction of training labels replaced by a random one of the five", high=1.0,
+                          slider=(0.0, 0.6), step=0.05, live=False, title="label noise"),
+                Parameter("width", "H", 64, "hidden units in each of two layers", low=1, high=4096, slider=(8, 128), step=8, live=False,
+                          title="hidden units"),
+            ),
+            here={
+                "sigma": {"default": 0.15, "ticks": ((0.0, "0"), (0.15, "preset"), (0.3, "0.3"))},
+                "rho": {"default": 0.5, "ticks": ((0.05, "published"), (0.5, "best here"), (1.0, "1"))},
+                "lam": {"ticks": ((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))},
+                "eta": {"default": 1.0, "ticks": ((0.1, "published"), (1.0, "here"), (5.0, "5"))},
+                "beta": {"default": 0.9},
+                "prior": {"default": 3.0},
+                "lr": {"default": 0.05, "slider": (0.0005, 0.5), "ticks": ((0.0005, "0.0005"), (0.05, "preset"), (0.5, "0.5"))},
+                "weight_decay": {"default": 0.03, "slider": (0.0, 0.2), "ticks": ((0.03, "preset"), (0.1, "best for SGD"), (0.2, "0.2"))},
+                "steps": {"default": 300},
+            },
+            wrong=lambda s: f"batch must not exceed {KNOWN} * shots, got batch={s.batch}, shots={s.shots}" if s.batch > KNOWN * s.shots else "",
         ),
         Problem(
             "sensing",

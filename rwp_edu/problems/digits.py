@@ -15,9 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwp_edu.batched import Group
 from rwp_edu.noise import generator
-from rwp_edu.points import At
+from rwp_edu.problems.labelled import Labelled, mislabelled
 from rwp_edu.problems.mlp import MLP
 
 FILE = "optdigits.npz"
@@ -42,26 +41,13 @@ def read(path: Path | None = None) -> tuple[Tensor, Tensor]:
 
 
 @cache
-def _standardised() -> tuple[Tensor, Tensor]:
+def standardised() -> tuple[Tensor, Tensor]:
     images, labels = read()
     images = images / 16
     return (images - images.mean()) / images.std(), labels
 
 
-class _Batches:
-    """Indices of mini-batches: without replacement within an epoch, a leftover smaller than a batch is skipped."""
-
-    def __init__(self, n: int, size: int, g: torch.Generator):
-        self.n, self.size, self.generator, self.left = n, size, g, torch.empty(0, dtype=torch.long)
-
-    def draw(self) -> Tensor:
-        if len(self.left) < self.size:
-            self.left = torch.randperm(self.n, generator=self.generator)
-        taken, self.left = self.left[: self.size], self.left[self.size :]
-        return taken
-
-
-class Digits:
+class Digits(Labelled):
     """A 64-``width``-10 ReLU network on ``train`` digits of which a fraction ``label_noise`` got a random label.
 
     A label replaced by a uniformly random class is still right one time in ten: 30 % noise is 27 % wrong labels.
@@ -75,9 +61,6 @@ class Digits:
     (torch.Size([2, 4810]), 4810)
     """
 
-    name = "digits"
-    metrics = ("train_loss", "test_accuracy", "wrong_labels_learnt")
-
     def __init__(
         self,
         seeds: Sequence[int],
@@ -90,72 +73,17 @@ class Digits:
     ):
         if not 1 <= batch <= train <= POOL:
             raise ValueError(f"1 <= batch <= train <= {POOL} must hold, got batch={batch}, train={train}")
-        self.seeds, self.device, self.dtype = tuple(seeds), torch.device(device), dtype
-        self.network = MLP((64, width, 10))
-        self.layout = self.network.layout
-        images, labels = _standardised()
+        images, labels = standardised()
         images = images.to(dtype)
-        order = [torch.randperm(len(labels), generator=generator(s, "split")) for s in self.seeds]
-        chosen = [o[-POOL:][:train] for o in order]
+        order = [torch.randperm(len(labels), generator=generator(s, "split")) for s in seeds]
+        chosen, tested = [o[-POOL:][:train] for o in order], [o[:TEST] for o in order]
         clean = torch.stack([labels[c] for c in chosen])
-        coin = torch.stack([torch.rand(POOL, generator=generator(s, "label noise"))[:train] for s in self.seeds])
-        other = torch.stack([torch.randint(10, (POOL,), generator=generator(s, "noisy labels"))[:train] for s in self.seeds])
-        given = torch.where(coin < label_noise, other, clean)
-        self.train_x = torch.stack([images[c] for c in chosen]).to(self.device)
-        self.train_y, self.wrong = given.to(self.device), (given != clean).to(self.device)
-        self.test_x = torch.stack([images[o[:TEST]] for o in order]).to(self.device)
-        self.test_y = torch.stack([labels[o[:TEST]] for o in order]).to(self.device)
-        self._streams = [
-            [_Batches(train, batch, generator(s, "batches", str(number))) for s in self.seeds] for number in range(2)
-        ]
-        self._current: dict[int, tuple[Tensor, Tensor]] = {}
+        given = torch.stack([mislabelled(own, s, label_noise, POOL, 10) for s, own in zip(seeds, clean)])
+        test = torch.stack([images[o] for o in tested]), torch.stack([labels[o] for o in tested])
+        super().__init__(
+            seeds, MLP((64, width, 10)), torch.stack([images[c] for c in chosen]), clean, given, test, batch, device
+        )
 
     def init(self) -> Tensor:
         """Initial weights (S, P)."""
         return torch.stack([self.network.init(generator(s, "init"), self.dtype) for s in self.seeds]).to(self.device)
-
-    def module(self, which: int = 0) -> torch.nn.Module:
-        """The network of seed number ``which`` as an ordinary torch module with the same initial weights."""
-        return self.network.module(self.init()[which]).to(self.device)
-
-    def draw(self, batch: int = 0) -> tuple[Tensor, Tensor]:
-        """The next mini-batch of every seed from stream ``batch``: images (S, B, 64) and labels (S, B)."""
-        index = torch.stack([stream.draw() for stream in self._streams[batch]]).to(self.device)
-        row = torch.arange(len(self.seeds), device=self.device)[:, None]
-        return self.train_x[row, index], self.train_y[row, index]
-
-    def next(self, batches: int) -> None:
-        """Move on to the next update, in which methods ask for up to ``batches`` different batches."""
-        self._current = {number: self.draw(number) for number in range(batches)}
-
-    def gradients(self, points: list[At], groups: list[Group]) -> list[Tensor]:
-        """Gradients (S, P) at every point, on the current mini-batches."""
-        images, labels = zip(*(self._part(at) for at in points))
-        found: list[Tensor] = [None] * len(points)
-        for size in {x.shape[1] for x in images}:
-            same = [i for i, x in enumerate(images) if x.shape[1] == size]
-            w, x, y = (torch.cat([parts[i] for i in same]) for parts in ([at.w for at in points], images, labels))
-            for i, gradient in zip(same, self.network.gradient(w, x, y).split(len(self.seeds))):
-                found[i] = gradient
-        return found
-
-    def _part(self, at: At) -> tuple[Tensor, Tensor]:
-        x, y = self._current[at.batch]
-        size = x.shape[1]
-        if at.of > size:
-            raise ValueError(f"a batch of {size} images cannot be cut into {at.of} parts: choose batch >= k")
-        part = slice(at.part * size // at.of, (at.part + 1) * size // at.of)
-        return x[:, part], y[:, part]
-
-    def measure(self, w: Tensor) -> dict[str, Tensor]:
-        """Metrics (S,) at weights (S, P): mean training loss (nats, with the given labels), accuracy on the test images
-        and the fraction of the wrongly labelled training images for which the network now says the wrong label."""
-        logits = self.network.logits(w, self.train_x)
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), self.train_y.flatten(), reduction="none")
-        learnt = ((logits.argmax(-1) == self.train_y) & self.wrong).sum(1) / self.wrong.sum(1)
-        correct = self.network.logits(w, self.test_x).argmax(-1) == self.test_y
-        return {
-            "train_loss": loss.view_as(self.train_y).mean(1),
-            "test_accuracy": correct.to(self.dtype).mean(1),
-            "wrong_labels_learnt": learnt.to(self.dtype),
-        }
