@@ -158,7 +158,7 @@ PROBLEMS: dict[str, Problem] = {
                 Metric("trace", "trace of the Hessian (training loss)", "trace", (0, 120, 20), digits=1),
                 Metric("top_eigenvalue", "largest eigenvalue of the Hessian", "largest eigenvalue", (0, 15, 5)),
                 Metric("rise", "rise of the training loss under noise, filter-wise σ = 0.1", "rise", (0, 1.0, 0.25)),
-                Metric("pac_bayes", "PAC-Bayes value √(tr H ‖w - w₀‖² / n)", "PAC-Bayes value", (0, 6, 2), digits=2),
+                Metric("pac_bayes", "PAC-Bayes value √(tr H ‖w - w₀‖² / n)", "PAC-Bayes value", (0, 20, 5), digits=1),
             ),
             panels=("test_accuracy", "train_loss", "wrong_labels_learnt", "distance"),
             methods=("sgd", "sam", "rwp", "m-rwp", "nso"),
