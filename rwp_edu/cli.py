@@ -257,22 +257,48 @@ def settings_of(arguments: Namespace) -> Any:
     return Settings(arguments.problem, **given)
 
 
-def train(arguments: Namespace) -> int:
-    with checked():
-        from rwp_edu.training import Run, keep_freed_memory
+EVERY = Parameter("checkpoint_every", "", 100, "updates between two checkpoints", low=1)
 
-        keep_freed_memory()
+
+def run_of(arguments: Namespace) -> tuple[Any, Path | None]:
+    """The run that ``train`` was asked for, new or from a checkpoint, and the folder for its results."""
+    from rwp_edu import checkpoints
+    from rwp_edu.training import Run
+
+    if arguments.resume is None:
         settings = settings_of(arguments)
         folder = writable(arguments.out, "--out") if arguments.out is not None else None
-        run = Run(settings, arguments.device)
+        return Run(settings, arguments.device), folder
+    for name in ("problem", "methods", "seeds", "steps", "set", "out"):
+        if getattr(arguments, name):
+            raise ValueError(f"--resume goes on with the settings of the checkpoint, into the same folder: leave out {name}")
+    return checkpoints.load(arguments.resume, arguments.device), writable(arguments.resume, "--resume")
+
+
+def train(arguments: Namespace) -> int:
+    with checked():
+        from rwp_edu import checkpoints
+        from rwp_edu.training import keep_freed_memory
+
+        keep_freed_memory()
+        every = EVERY.parse(arguments.checkpoint_every if arguments.checkpoint_every is not None else EVERY.default)
+        if arguments.checkpoint_every is not None and (arguments.out or arguments.resume) is None:
+            raise ValueError("checkpoints need a folder: give --out DIR")
+        run, folder = run_of(arguments)
     from tqdm import tqdm
 
+    settings = run.settings
     quiet = arguments.json and not sys.stderr.isatty()
     interrupted = False
     try:
-        with tqdm(total=settings.steps, desc=settings.problem, unit="update", file=sys.stderr, disable=quiet) as bar:
+        with tqdm(
+            total=settings.steps, initial=run.updates, desc=settings.problem, unit="update", file=sys.stderr, disable=quiet
+        ) as bar:
             while not run.finished:
-                run.advance(10)
+                run.advance(min(10, every - run.updates % every) if folder else 10)
+                if folder and (run.updates % every == 0 or run.finished):
+                    with checked():
+                        checkpoints.save(run, folder)
                 bar.update(run.updates - bar.n)
     except KeyboardInterrupt:
         interrupted = True
@@ -293,17 +319,19 @@ def train(arguments: Namespace) -> int:
         else:
             print(table_of(record, run.device))
     if interrupted:
-        note(f"interrupted; the results are those of update {run.updates} of {settings.steps}")
+        kept = folder and (folder / checkpoints.FILE).exists()
+        again = f"; rwp-edu train --resume {folder} goes on from the last checkpoint" if kept else ""
+        note(f"interrupted; the results are those of update {run.updates} of {settings.steps}{again}")
     return INTERRUPTED if interrupted else 0
 
 
 def save(record: Any, folder: Path) -> None:
     record.save(folder / "record.json")
-    results = strict(record.results())
-    with open(folder / "results.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, results[0])
-        writer.writeheader()
-        writer.writerows(results)
+    for name, rows in (("results.csv", record.results()), ("record.csv", record.table())):
+        with open(folder / name, "w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(strict(rows))
 
 
 def table_of(record: Any, device: Any) -> str:
@@ -419,7 +447,9 @@ COMMANDS = {
             "--steps": {"metavar": "N", "help": "updates (default: 400 for digits)"},
             "--set": {"metavar": "NAME=VALUE", "action": "append", "default": [], "help": "another setting; may be repeated"},
             "--device": {"default": "auto", "help": "auto (the default: a GPU where there is one), cpu or cuda"},
-            "--out": {"metavar": "DIR", "help": "write record.json and results.csv there"},
+            "--out": {"metavar": "DIR", "help": "write the record (JSON and CSV), results.csv and checkpoints there"},
+            "--checkpoint-every": {"metavar": "N", "help": f"updates between two checkpoints (default: {EVERY.default})"},
+            "--resume": {"metavar": "DIR", "help": "go on with the run whose checkpoint is in DIR"},
             "--json": JSON,
         },
     ),

@@ -159,15 +159,36 @@ class Record:
     def load(cls, path: str | Path) -> Record:
         """Read what :meth:`save` wrote."""
         try:
-            data = json.loads(Path(path).read_text())
-            record = cls(Settings(**data["settings"]), [Mark(**mark) for mark in data["marks"]], np.array(data["diverged"]))
-            columns = {name: np.array(data[name], dtype=float) for name in record.columns}
-            record.rows = [{name: column[t] for name, column in columns.items()} for t in range(len(columns["updates"]))]
-            for name in ("profiles", "reference"):
-                getattr(record, name).update({key: np.array(value, dtype=float) for key, value in data.get(name, {}).items()})
-            return record
+            return cls.from_dict(json.loads(Path(path).read_text()))
         except (ValueError, KeyError, TypeError, IndexError, AttributeError) as error:
             raise ValueError(f"{path} is not a record of rwp_edu: {error}") from error
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> Record:
+        """The record that :meth:`to_dict` has written down."""
+        record = cls(Settings(**data["settings"]), [Mark(**mark) for mark in data["marks"]], np.array(data["diverged"]))
+        columns = {name: np.array(data[name], dtype=float) for name in record.columns}
+        columns["updates"] = columns["updates"].astype(int)
+        record.rows = [{name: column[t] for name, column in columns.items()} for t in range(len(columns["updates"]))]
+        for name in ("profiles", "reference"):
+            getattr(record, name).update({key: np.array(value, dtype=float) for key, value in data.get(name, {}).items()})
+        return record
+
+    def table(self) -> list[dict[str, Any]]:
+        """One row per record, entrant and seed with all that was measured, for a CSV or a data frame."""
+        names = [metric.name for metric in self.problem.measured]
+        return [
+            {
+                "updates": int(row["updates"]),
+                "method": entrant,
+                "seed": seed,
+                "gradient_evaluations": float(row["gradient_evaluations"][e]),
+                **{name: float(row[name][e, s]) for name in names},
+            }
+            for row in self.rows
+            for e, entrant in enumerate(self.entrants)
+            for s, seed in enumerate(self.seeds)
+        ]
 
 
 class Run:

@@ -183,7 +183,12 @@ def test_a_run_that_diverges_is_told_and_is_no_nan(call, tmp_path):
 def test_out(call, tmp_path):
     folder = tmp_path / "deep" / "down"
     status, out, _ = call(*SMALL, "--methods", "sgd,rwp", "--json", "--out", folder)
-    assert status == 0 and sorted(path.name for path in folder.iterdir()) == ["record.json", "results.csv"]
+    assert status == 0 and sorted(path.name for path in folder.iterdir()) == [
+        "checkpoint.pt",
+        "record.csv",
+        "record.json",
+        "results.csv",
+    ]
     record, told = Record.load(folder / "record.json"), strict_json(out)
     assert record.updates.tolist() == [0, 10, 20] and record.settings == Settings.from_json(json.dumps(told["settings"]))
     rows = list(csv.DictReader(io.StringIO((folder / "results.csv").read_text())))

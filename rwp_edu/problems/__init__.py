@@ -2,7 +2,7 @@
 
 A problem is a class made for S seeds: ``layout`` (of the flat weights), ``init()`` (S, P), ``next(batches)`` before every update,
 ``gradients(points, groups)`` and ``measure(w)``, which gives a value (S,) for every metric; a curve that is not over time, such
-as a spectrum, is a method of that name that gives (S, N).
+as a spectrum, is a method of that name that gives (S, N). ``state()`` and ``restore(state)`` keep the order of batches in checkpoints.
 """
 
 from __future__ import annotations

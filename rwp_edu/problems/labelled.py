@@ -97,6 +97,17 @@ class Labelled:
         part = slice(at.part * size // at.of, (at.part + 1) * size // at.of)
         return x[:, part], y[:, part]
 
+    def state(self) -> list[list[tuple[Tensor, Tensor]]]:
+        """Where the order of mini-batches is: for every stream and seed the generator and what is left of the epoch."""
+        return [[(stream.generator.get_state(), stream.left) for stream in streams] for streams in self._streams]
+
+    def restore(self, state: list[list[tuple[Tensor, Tensor]]]) -> None:
+        """Go on from what :meth:`state` gave."""
+        for streams, kept in zip(self._streams, state, strict=True):
+            for stream, (known, left) in zip(streams, kept, strict=True):
+                stream.generator.set_state(known)
+                stream.left = left
+
     def measure(self, w: Tensor) -> dict[str, Tensor]:
         """Metrics (S,) at weights (S, P): mean training loss (nats, with the given labels), accuracy on the test images
         and the fraction of the wrongly labelled training images for which the network now says the wrong label."""

@@ -174,6 +174,12 @@ class Sensing:
         """Initial weights (S, P)."""
         return self._start.expand(len(self.seeds), -1).clone(memory_format=torch.contiguous_format)
 
+    def state(self) -> None:
+        """Nothing: every update sees all measurements."""
+
+    def restore(self, state: None) -> None:
+        """Nothing to go on from."""
+
     def next(self, batches: int) -> None:
         """Nothing to do: every batch is the full batch."""
 

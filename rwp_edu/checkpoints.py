@@ -1,0 +1,107 @@
+"""A run on disk: all that decides how it goes on, so that a run that was killed continues bit for bit on a CPU.
+
+A checkpoint holds tensors and plain values only (``torch.load(..., weights_only=True)``). It is written to a temporary file beside the
+former one, flushed to the disk and renamed: at every moment one whole checkpoint is there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import torch
+
+from rwp_edu import __version__
+from rwp_edu.settings import Settings
+from rwp_edu.training import Record, Run
+
+FORMAT, FILE = 1, "checkpoint.pt"
+
+
+def state_of(run: Run) -> dict[str, Any]:
+    """All that decides how a run goes on, between two updates."""
+    run.collect(wait=True)
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "settings": json.dumps(run.settings.to_dict()),
+        "record": json.dumps(run.record.to_dict()),
+        "updates": run.updates,
+        "dtype": str(run.base.w.dtype).removeprefix("torch."),
+        "base": {name: value.clone() for name, value in vars(run.base).items()},
+        "died": run._died.clone(),
+        "groups": [
+            {
+                "generators": [g.get_state() for g in group.generators],
+                "memory": dict(group.memory),
+                "work": [group.work.numerator, group.work.denominator],
+                "seconds": group.seconds,
+                "displacement": group.displacement,
+            }
+            for group in run.groups
+        ],
+        "problem": run.problem.state(),
+    }
+
+
+def save(run: Run, folder: str | Path) -> Path:
+    """Write the state of a run into ``folder``; if that fails, as on a full disk, the former checkpoint is still there."""
+    path = Path(folder) / FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        with open(temporary, "wb") as file:
+            torch.save(state_of(run), file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, RuntimeError) as error:  # torch turns some errors of the disk into RuntimeError
+        temporary.unlink(missing_ok=True)
+        kept = "; the former one is still there" if path.exists() else ""
+        raise OSError(f"cannot write the checkpoint {path} ({error}){kept}") from error
+    return path
+
+
+def load(folder: str | Path, device: str = "cpu") -> Run:
+    """The run whose checkpoint is in ``folder``, as it was, on ``device``.
+
+    Errors: no checkpoint, one that is damaged, or one of another format.
+    """
+    path = Path(folder) / FILE
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint in {folder} (looked for {path}): give the folder that --out named")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        if not isinstance(state, dict) or state["format"] != FORMAT:
+            raise ValueError(f"it has format {state['format']}, this is format {FORMAT} of rwp_edu {__version__}")
+        return _restored(state, device)
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError, BadZipFile) as error:
+        raise ValueError(f"{path} is not a checkpoint that can be continued: {error}") from error
+
+
+def _restored(state: dict[str, Any], device: str) -> Run:
+    record = Record.from_dict(json.loads(state["record"]))
+    run = Run(record.settings, device, getattr(torch, state["dtype"]))
+    for name, value in state["base"].items():
+        own = getattr(run.base, name)
+        if own.shape != value.shape:
+            raise ValueError(f"{name} has shape {tuple(value.shape)}, this problem needs {tuple(own.shape)}")
+        own.copy_(value)
+    run._died.copy_(state["died"])
+    for group, kept in zip(run.groups, state["groups"], strict=True):
+        for own, known in zip(group.generators, kept["generators"], strict=True):
+            own.set_state(known)
+        group.memory = {name: v.to(run.device) if isinstance(v, torch.Tensor) else v for name, v in kept["memory"].items()}
+        group.work, group.seconds = Fraction(*kept["work"]), kept["seconds"]
+        group.displacement = None if kept["displacement"] is None else kept["displacement"].to(run.device)
+    run.problem.restore(state["problem"])
+    run.updates, run.settings = state["updates"], Settings(**json.loads(state["settings"]))
+    record.reference = run.record.reference
+    run.record = record
+    run._settled()
+    return run

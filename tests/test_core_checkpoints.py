@@ -1,0 +1,172 @@
+"""Runs on disk: they continue bit for bit, also after they were killed, and a checkpoint that was there stays until the next is whole."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from rwp_edu import checkpoints
+from rwp_edu.methods import METHODS
+from rwp_edu.problems import PROBLEMS
+from rwp_edu.settings import Settings
+from rwp_edu.training import Record, Run
+
+SMALL = {"digits": {"width": 8, "train": 60, "batch": 20}, "sensing": {"d": 8, "n": 60}, "fine-tuning": {"width": 8, "shots": 10, "batch": 20}}  # fmt: skip
+
+
+def run_of(problem="digits", methods=tuple(METHODS), steps=24, **changes):
+    return Run(Settings(problem, methods=methods, **{"seeds": 2, "steps": steps, "record_every": 5, "k": 2, **SMALL[problem], **changes}))  # fmt: skip
+
+
+def same(a, b):
+    """Everything but the seconds."""
+    assert torch.equal(a.base.w, b.base.w) and torch.equal(a.base.buffer, b.base.buffer) and a.updates == b.updates
+    first, second = a.record.to_dict(), b.record.to_dict()
+    assert first.pop("seconds") and second.pop("seconds")
+    assert first == second
+
+
+@pytest.mark.parametrize("problem", PROBLEMS)
+@pytest.mark.parametrize("at", [0, 7, 24])
+def test_a_run_continues_bit_for_bit(problem, at, tmp_path):
+    whole, part = run_of(problem), run_of(problem)
+    whole.advance(24)
+    part.advance(at)
+    checkpoints.save(part, tmp_path)
+    again = checkpoints.load(tmp_path)
+    again.advance(24)
+    same(again, whole)
+    assert again.record.profiles.keys() == whole.record.profiles.keys()
+    for entrant, own in zip(again.groups, whole.groups):
+        assert entrant.work == own.work and entrant.memory.keys() == own.memory.keys()
+
+
+def test_what_moved_is_kept(tmp_path):
+    runs = [run_of(methods="rwp,arwp:scale=linear", flatness_every=10) for _ in range(2)]
+    for run in runs:
+        run.advance(8)
+        run.set(sigma=0.2, lr=0.05)
+    checkpoints.save(runs[0], tmp_path)
+    again = checkpoints.load(tmp_path)
+    assert again.settings.sigma == 0.2 and again.record.settings.sigma == 0.1 and len(again.record.marks) == 2
+    for run in (again, runs[1]):
+        run.advance(24)
+    same(again, runs[1])
+    assert np.isfinite(again.record.trace[-1]).all()
+
+
+def test_a_diverged_run_stays_frozen(tmp_path):
+    run = run_of(methods="sgd:lr=100000,sgd")
+    run.advance(10)
+    assert (run.record.diverged[0] >= 0).all()
+    checkpoints.save(run, tmp_path)
+    again = checkpoints.load(tmp_path)
+    again.advance(24)
+    assert torch.equal(again.base.w[:2], run.base.w[:2]) and (again.record.diverged[1] == -1).all()
+
+
+def test_float64(tmp_path):
+    run = Run(run_of(methods="rwp").settings, dtype=torch.float64)
+    run.advance(3)
+    checkpoints.save(run, tmp_path)
+    assert checkpoints.load(tmp_path).base.w.dtype == torch.float64
+
+
+COMMAND = [sys.executable, "-m", "rwp_edu", "train"]
+
+
+def test_a_killed_process_continues_bit_for_bit(tmp_path):
+    asked = ["digits", "--methods", "sgd,arwp,m-rwp", "--seeds", "2", "--steps", "1500", "--checkpoint-every", "7"]
+    killed = subprocess.Popen([*COMMAND, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "a" / checkpoints.FILE).exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    time.sleep(0.3)
+    os.kill(killed.pid, signal.SIGKILL)
+    assert killed.wait() == -signal.SIGKILL
+    at = checkpoints.load(tmp_path / "a").updates
+    assert 0 < at < 1500 and at % 7 == 0
+    subprocess.run([*COMMAND, "--resume", tmp_path / "a"], check=True, capture_output=True)
+    subprocess.run([*COMMAND, *asked, "--out", tmp_path / "b"], check=True, capture_output=True)
+    found, whole = (json.loads((tmp_path / name / "record.json").read_text()) for name in "ab")
+    for data in (found, whole):
+        data.pop("seconds")
+    assert found == whole and found["updates"][-1] == 1500
+
+
+def test_a_table_of_all_that_was_measured(tmp_path):
+    subprocess.run([*COMMAND, "digits", "--methods", "sgd,rwp", "--seeds", "2", "--steps", "20", "--out", tmp_path], check=True, capture_output=True)  # fmt: skip
+    with open(tmp_path / "record.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    record = Record.load(tmp_path / "record.json")
+    assert len(rows) == 3 * 2 * 2
+    last = rows[-1]
+    assert (last["updates"], last["method"], last["seed"], last["trace"]) == ("20", "rwp", "1", "")
+    assert float(last["test_accuracy"]) == record.test_accuracy[-1, 1, 1]
+
+
+# Errors
+
+
+def test_a_full_disk_leaves_the_former_checkpoint(tmp_path, monkeypatch):
+    run = run_of(methods="rwp")
+    run.advance(5)
+    path = checkpoints.save(run, tmp_path)
+    former = path.read_bytes()
+    run.advance(5)
+
+    def full(state, file):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(OSError, match="No space left on device.*the former one is still there"):
+        checkpoints.save(run, tmp_path)
+    assert path.read_bytes() == former and [p.name for p in tmp_path.iterdir()] == [checkpoints.FILE]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda b: b[: len(b) // 2], lambda b: b"", lambda b: b"not a checkpoint", lambda b: b[:-900]]
+)
+def test_a_damaged_checkpoint(spoil, tmp_path):
+    path = checkpoints.save(run_of(methods="rwp"), tmp_path)
+    path.write_bytes(spoil(path.read_bytes()))
+    with pytest.raises(ValueError, match="is not a checkpoint that can be continued"):
+        checkpoints.load(tmp_path)
+
+
+def test_another_format_and_another_file(tmp_path):
+    path = checkpoints.save(run_of(methods="rwp"), tmp_path)
+    state = torch.load(path, weights_only=True)
+    torch.save({**state, "format": 99}, path)
+    with pytest.raises(ValueError, match="it has format 99, this is format 1"):
+        checkpoints.load(tmp_path)
+    torch.save({**state, "base": {**state["base"], "w": torch.zeros(3, 3)}}, path)
+    with pytest.raises(ValueError, match=r"w has shape \(3, 3\), this problem needs"):
+        checkpoints.load(tmp_path)
+    torch.save(torch.nn.Linear(1, 1).state_dict(), path)
+    with pytest.raises(ValueError, match="is not a checkpoint"):
+        checkpoints.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--resume", "nowhere"], "there is no checkpoint in nowhere"),
+        (["digits", "--resume", "."], "leave out problem"),
+        (["digits", "--checkpoint-every", "5"], "checkpoints need a folder: give --out DIR"),
+        (["digits", "--out", ".", "--checkpoint-every", "0"], "checkpoint_every must be a whole number >= 1, got '0'"),
+    ],
+)
+def test_command_line_errors(arguments, says, tmp_path):
+    found = subprocess.run([*COMMAND, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 2 and len(found.stderr.splitlines()) == 1 and says in found.stderr
