@@ -70,8 +70,8 @@ view
 # - **random directions**: how far does the loss of SGD stay below that of RWP? The valley of RWP is *higher* and flatter: with 27 % wrong labels a low training loss
 #   means that mistakes were learnt.
 # - **sharpest directions**: the same rise at about a tenth of the distance. A random direction sees $\operatorname{tr}H/P$, of 4,810 directions nearly all flat.
-# - **the spectrum**: almost all eigenvalues are near 0, and a few stand apart; with ten classes there are about nine or ten of them.
-# - **other solutions**: is there a wall between SGD and RWP? They began at the same weights.
+# - **the spectrum**: almost all eigenvalues are near 0, and a few stand apart; for RWP count them: there are ten classes.
+# - **other solutions**: is there a wall between SGD and RWP? They began at the same weights, and the loss between them is hardly higher than at RWP.
 # - **loss on: test**: is the lowest point of the plane still where the training ended?
 
 # %% [markdown]
