@@ -111,6 +111,17 @@ def test_what_cannot_be(race):
         lab.race(methods="sgd,rwp", seeds=1).around(along="solutions")
 
 
+def test_looking_again_closes_what_was_open(race):
+    screen = race.screen
+    screen._asked = [("look", None)]
+    screen.turn()
+    first = screen._around
+    screen._asked = [("look", None)]
+    screen.turn()
+    assert screen._around is not first and screen.around.children == (screen._around.box,)
+    assert first.figure.comm is None and first.box.comm is None and screen._around.figure.comm is not None
+
+
 def test_state_round_trips():
     state = AroundState(entrant="sam", along="solutions", x=0.5)
     assert AroundState(**state.to_dict()) == state

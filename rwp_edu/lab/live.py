@@ -62,7 +62,7 @@ class Live:
         """Stop the loop and give the widgets back."""
         if self._task is not None:
             self._task.cancel()
-        self.box.close()
+        _close(self.box)
 
     async def _live(self) -> None:
         while True:
@@ -88,3 +88,10 @@ class Live:
 
     def fail(self, error: Exception) -> None:
         raise NotImplementedError
+
+
+def _close(widget: Any) -> None:
+    """Close a widget and all that it holds."""
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()
