@@ -160,34 +160,6 @@ def test_another_problem_and_back(page):
     assert python(page, "print(lab.screen.running)").strip() == "False"
 
 
-def test_flatness_and_looking_around(page):
-    choose(page, "third: trace of the Hessian (training loss)")
-    press(page, "Reset")
-    press(page, "Start")
-    trace = "document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === 'RWP' && t.yaxis === 'y3').y"
-    until(page, f"Array.from({trace}).filter(v => v > 0).length >= 2")
-    assert "flatness" in page.locator(".rwp-lab .rwp-counts").first.inner_text()
-    press(page, "Pause")
-    until(page, f"{STATUS}.includes('paused')")
-
-    press(page, "Look around")
-    plot = "[...document.querySelectorAll('.rwp-lab .js-plotly-plot')].find(p => p.data.some(t => t.name === 'scale'))"
-    until(page, f"{plot}.data.find(t => t.name === 'spectrum of RWP').y.length === 500")
-    area = page.locator(".rwp-lab .rwp-lab .js-plotly-plot .nsewdrag").first
-    area.scroll_into_view_if_needed()
-    box = area.bounding_box()
-    page.mouse.move(box["x"] + 0.75 * box["width"] - 3, box["y"] + 0.25 * box["height"])
-    page.mouse.move(box["x"] + 0.75 * box["width"], box["y"] + 0.25 * box["height"])
-    page.mouse.down()
-    page.mouse.up()
-    page.get_by_text("At the cross, ").wait_for()
-    x, y = map(float, python(page, "s = lab.screen._around.owner.state; print(s.x, s.y)").split())
-    assert (x, y) == pytest.approx((0.5, 0.5), abs=0.05)
-    page.locator(".rwp-lab button:has-text('other solutions')").click()
-    until(page, f"{plot}.data.find(t => t.name === 'runs').x.length === 3")
-    until(page, f"{plot}.data.find(t => t.name === 'm-RWP (λ 0.3)').x.length === 81")
-
-
 def test_reload_keeps_the_picture(page):
     points = page.evaluate(LINE.format("RWP"))
     assert points >= 1

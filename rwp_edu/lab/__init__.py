@@ -2,6 +2,7 @@
 
 from rwp_edu.lab.arrows import UpdateLab, UpdateState, update
 from rwp_edu.lab.race import Race, race
+from rwp_edu.lab.scatter import Scatter, ScatterState, scatter
 from rwp_edu.lab.smoothed import SmoothingLab, SmoothingState, smoothing
 from rwp_edu.lab.state import PRESETS, RaceState
 from rwp_edu.lab.terrain import Landscape, LandscapeState, landscape
@@ -13,6 +14,8 @@ __all__ = [
     "PRESETS",
     "Race",
     "RaceState",
+    "Scatter",
+    "ScatterState",
     "SmoothingLab",
     "SmoothingState",
     "TwoPointsLab",
@@ -21,6 +24,7 @@ __all__ = [
     "UpdateState",
     "landscape",
     "race",
+    "scatter",
     "smoothing",
     "two_points",
     "update",

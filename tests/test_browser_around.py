@@ -1,0 +1,57 @@
+"""Flatness beside a race, and looking around its minima, in a real browser."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from rwp_edu.lab.browser import browser, chromium, jupyter, open_notebook, python
+
+pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+SOURCE = "import rwp_edu\nlab = rwp_edu.lab.race(methods='sgd,sam,rwp', seeds=2, third='trace')\nlab"
+
+
+@pytest.fixture
+def page(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    cell = nbformat.v4.new_code_cell(SOURCE)
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), folder / "around.ipynb")
+    with jupyter(folder, tmp_path) as url, browser() as page:
+        page.errors = []
+        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+        open_notebook(page, url, "around.ipynb")
+        page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
+        yield page
+
+
+def until(page, expression: str) -> None:
+    page.wait_for_function(f"() => {{ try {{ return {expression} }} catch {{ return false }} }}")
+
+
+def test_flatness_and_looking_around(page):
+    page.locator(".rwp-lab button:has-text('Start')").first.click()
+    trace = "document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === 'RWP' && t.yaxis === 'y3').y"
+    until(page, f"Array.from({trace}).filter(v => v > 0).length >= 2")
+    until(page, "document.querySelector('.rwp-lab .rwp-counts').innerText.includes('flatness')")
+    page.locator(".rwp-lab button:has-text('Pause')").first.click()
+    until(page, "!document.querySelector('.rwp-lab .rwp-status').innerText.includes('running')")
+
+    page.locator(".rwp-lab button:has-text('Look around')").first.click()
+    plot = "[...document.querySelectorAll('.rwp-lab .js-plotly-plot')].find(p => p.data.some(t => t.name === 'scale'))"
+    until(page, f"{plot}.data.find(t => t.name === 'spectrum of RWP').y.length === 500")
+    area = page.locator(".rwp-lab .rwp-lab .js-plotly-plot .nsewdrag").first
+    area.scroll_into_view_if_needed()
+    box = area.bounding_box()
+    for off in (-3, 0):
+        page.mouse.move(box["x"] + 0.75 * box["width"] + off, box["y"] + 0.25 * box["height"])
+    page.mouse.down()
+    page.mouse.up()
+    page.get_by_text("At the cross, ").wait_for()
+    x, y = map(float, python(page, "s = lab.screen._around.owner.state; print(s.x, s.y)").split())
+    assert (x, y) == pytest.approx((0.5, 0.5), abs=0.05)
+    page.locator(".rwp-lab button:has-text('other solutions')").click()
+    until(page, f"{plot}.data.find(t => t.name === 'runs').x.length === 3")
+    until(page, f"{plot}.data.find(t => t.name === 'RWP').x.length === 81")
+    assert [text for text in page.errors if "favicon" not in text] == []
