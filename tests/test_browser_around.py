@@ -5,10 +5,10 @@ from __future__ import annotations
 import nbformat
 import pytest
 
-from rwp_edu.lab.browser import browser, chromium, jupyter, open_notebook, python
+from rwp_edu.lab.browser import browser, chromium, click_until, jupyter, open_notebook, python, until
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
-SOURCE = "import rwp_edu\nlab = rwp_edu.lab.race(methods='sgd,sam,rwp', seeds=2, third='trace')\nlab"
+SOURCE = "import rwp_edu\nlab = rwp_edu.lab.race(methods='sgd,sam,rwp', seeds=2, third='trace', steps=100_000)\nlab"
 
 
 @pytest.fixture
@@ -26,10 +26,6 @@ def page(tmp_path):
         yield page
 
 
-def until(page, expression: str) -> None:
-    page.wait_for_function(f"() => {{ try {{ return {expression} }} catch {{ return false }} }}")
-
-
 def test_flatness_and_looking_around(page):
     page.locator(".rwp-lab button:has-text('Start')").first.click()
     trace = "document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === 'RWP' && t.yaxis === 'y3').y"
@@ -42,13 +38,7 @@ def test_flatness_and_looking_around(page):
     plot = "[...document.querySelectorAll('.rwp-lab .js-plotly-plot')].find(p => p.data.some(t => t.name === 'scale'))"
     until(page, f"{plot}.data.find(t => t.name === 'spectrum of RWP').y.length === 500")
     area = page.locator(".rwp-lab .rwp-lab .js-plotly-plot .nsewdrag").first
-    area.scroll_into_view_if_needed()
-    box = area.bounding_box()
-    for off in (-3, 0):
-        page.mouse.move(box["x"] + 0.75 * box["width"] + off, box["y"] + 0.25 * box["height"])
-    page.mouse.down()
-    page.mouse.up()
-    page.get_by_text("At the cross, ").wait_for()
+    click_until(page, area, 0.75, 0.75, "document.body.innerText.includes('At the cross, ')")
     x, y = map(float, python(page, "s = lab.screen._around.owner.state; print(s.x, s.y)").split())
     assert (x, y) == pytest.approx((0.5, 0.5), abs=0.05)
     page.locator(".rwp-lab button:has-text('other solutions')").click()

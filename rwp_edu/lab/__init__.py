@@ -1,6 +1,7 @@
 """The notebook user interface. Every lab works with and without a front end."""
 
 from rwp_edu.lab.arrows import UpdateLab, UpdateState, update
+from rwp_edu.lab.distances import Distances, DistancesState, distances
 from rwp_edu.lab.race import Race, race
 from rwp_edu.lab.scatter import Scatter, ScatterState, scatter
 from rwp_edu.lab.smoothed import SmoothingLab, SmoothingState, smoothing
@@ -9,6 +10,8 @@ from rwp_edu.lab.terrain import Landscape, LandscapeState, landscape
 from rwp_edu.lab.variance import TwoPointsLab, TwoPointsState, two_points
 
 __all__ = [
+    "Distances",
+    "DistancesState",
     "Landscape",
     "LandscapeState",
     "PRESETS",
@@ -22,6 +25,7 @@ __all__ = [
     "TwoPointsState",
     "UpdateLab",
     "UpdateState",
+    "distances",
     "landscape",
     "race",
     "scatter",

@@ -111,6 +111,30 @@ def python(page, code: str) -> str:
     )
 
 
+def until(page, expression: str, **options) -> None:
+    """Wait until a JavaScript expression holds; what does not exist yet does not hold yet."""
+    page.wait_for_function(f"() => {{ try {{ return {expression} }} catch {{ return false }} }}", **options)
+
+
+def click_until(page, area, across: float, up: float, expression: str) -> None:
+    """Click into a picture, at fractions of its area, until something holds: plotly misses a click while it draws."""
+    from playwright.sync_api import TimeoutError
+
+    for left in reversed(range(PATIENCE // 10_000)):
+        area.scroll_into_view_if_needed()
+        box = area.bounding_box()
+        for off in (-3, 0):
+            page.mouse.move(box["x"] + across * box["width"] + off, box["y"] + (1 - up) * box["height"])
+            page.wait_for_timeout(100)
+        page.mouse.down()
+        page.mouse.up()
+        try:
+            return until(page, expression, timeout=10_000)
+        except TimeoutError:
+            if not left:
+                raise
+
+
 def picture(path: Path, theme: str = "") -> None:
     """The lab after a real run with σ moved on the way, as a PNG: the picture of the README."""
     import tempfile
