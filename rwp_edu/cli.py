@@ -413,6 +413,55 @@ def bench(arguments: Namespace) -> int:
     return 0
 
 
+# ------------------------------------------------------------------------------------------------------------- reproduce
+
+
+def reproduce(arguments: Namespace) -> int:
+    with checked():
+        from rwp_edu import evidence
+        from rwp_edu.training import keep_freed_memory
+
+        if not arguments.claims and not arguments.all:
+            raise ValueError(f"name claims, or give --all (there is: {', '.join(evidence.CLAIMS)})")
+        if arguments.claims and arguments.all:
+            raise ValueError("--all checks every claim: leave out the names, or --all")
+        claims = evidence.named(arguments.claims)
+        seeds = CLAIM_SEEDS.parse(arguments.seeds) if arguments.seeds is not None else None
+        folder = writable(arguments.out, "--out") if arguments.out is not None else None
+        keep_freed_memory()
+    from tqdm import tqdm
+
+    from rwp_edu.evidence import report
+
+    results: list[Any] = []
+    bar = tqdm(total=len(claims), unit="claim", file=sys.stderr, disable=arguments.json and not sys.stderr.isatty())
+
+    def keep(result: Any) -> None:
+        results.append(result)
+        bar.update()
+        if folder:
+            with checked():
+                report.write(results, folder)
+        if not arguments.json:
+            bar.write(f"{result.verdict:18}  {result.claim.name}: {result.claim.title}", file=sys.stdout)
+
+    try:
+        with bar:
+            evidence.reproduce([claim.name for claim in claims], seeds=seeds, quick=arguments.quick, told=keep)
+    except KeyboardInterrupt:
+        note(f"interrupted after {len(results)} of {len(claims)} claims" + (f"; they are in {folder}" if folder and results else ""))
+    if arguments.json:
+        print_json(report.to_dict(results))
+    elif folder and results:
+        print(f"report: {', '.join(str(folder / name) for name in report.NAMES if (folder / name).exists())}")
+    elif results:
+        print(report.markdown(results), end="")
+    return INTERRUPTED if len(results) < len(claims) else 0
+
+
+CLAIM_SEEDS = Parameter("seeds", "", 32, "seeds per claim", low=1, high=256)
+
+
 # --------------------------------------------------------------------------------------------------------------- parsing
 
 
@@ -450,6 +499,18 @@ COMMANDS = {
             "--out": {"metavar": "DIR", "help": "write the record (JSON and CSV), results.csv and checkpoints there"},
             "--checkpoint-every": {"metavar": "N", "help": f"updates between two checkpoints (default: {EVERY.default})"},
             "--resume": {"metavar": "DIR", "help": "go on with the run whose checkpoint is in DIR"},
+            "--json": JSON,
+        },
+    ),
+    "reproduce": Command(
+        "test published claims on this machine",
+        reproduce,
+        {
+            "claims": {"nargs": "*", "metavar": "CLAIM", "help": "names of claims (without any, and without --all, they are listed)"},
+            "--all": {"action": "store_true", "help": "every claim, a few minutes"},
+            "--quick": {"action": "store_true", "help": "6 seeds, coarser settings: under two minutes for all"},
+            "--seeds": {"metavar": "N", "help": "seeds per claim (default: 32, quick 6)"},
+            "--out": {"metavar": "DIR", "help": "write report.md, report.json and report.html (interactive, needs no network) there"},
             "--json": JSON,
         },
     ),

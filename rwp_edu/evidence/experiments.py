@@ -1,0 +1,230 @@
+"""The experiments behind the claims: settings in, one value per seed and measured quantity out.
+
+An experiment is a function of ``(seeds, first, **settings)`` that returns ``{(who, metric): values (S,)}``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+from rwp_edu.settings import Settings
+from rwp_edu.training import Run, one_thread
+
+Found = dict[tuple[str, str], np.ndarray]
+TWICE = " x2"  # the same entrant with twice the updates
+
+
+def race(
+    seeds: int,
+    first: int,
+    problem: str,
+    methods: Sequence[str],
+    twice: Sequence[str] = (),
+    flatness: bool = False,
+    **settings: Any,
+) -> Found:
+    """The last record of a race; ``twice``: entrants that get twice the updates too, which costs them two gradients per update."""
+    common = {"problem": problem, "seeds": seeds, "seed": first} | settings
+    steps = Settings(**common).steps
+    out: Found = {}
+    for names, factor, mark in ((methods, 1, ""), (twice, 2, TWICE)):
+        if not names:
+            continue
+        wanted = Settings(**common | {"methods": list(names), "steps": factor * steps, "record_every": 10_000})
+        run = Run(wanted.replace(flatness_every=10_000) if flatness else wanted)
+        run.advance(factor * steps)
+        run.write()
+        last, row = run.record.rows[-1], run.record.problem
+        for number, name in enumerate(names):
+            bad = run.record.diverged[number] >= 0
+            for metric in (*row.metrics, *(row.flatness if flatness else ())):
+                out[name + mark, metric.name] = np.where(bad, np.nan, last[metric.name][number])
+    return out
+
+
+def optimum(
+    seeds: int, first: int, methods: Sequence[str], grid: Sequence[float], score: str = "test_accuracy", **settings: Any
+) -> Found:
+    """Per seed the scale of the noise with the best score, for every method, and that score."""
+    names = [f"{method}:sigma={sigma}" for method in methods for sigma in grid]
+    found = race(seeds, first, methods=names, **settings)
+    out: Found = {}
+    for method in methods:
+        table = np.array([found[f"{method}:sigma={sigma}", score] for sigma in grid])
+        table = np.where(np.isfinite(table), table, -np.inf)
+        out[method, "best_sigma"] = np.array(grid)[table.argmax(0)]
+        out[method, score] = table.max(0)
+    return out
+
+
+def surface(seeds: int, first: int, methods: Sequence[str], radius: float, steps: int = 600) -> Found:
+    """The fraction of 81 runs per seed, started around the sharp minimum of the surface *sharp and wide*, that end in its basin."""
+    from rwp_edu.descent import Descent
+    from rwp_edu.problems.basins import basin_of, minima
+    from rwp_edu.problems.surfaces import SHARP_AND_WIDE
+
+    x, y = torch.meshgrid(torch.linspace(-0.9, -0.1, 9), torch.linspace(-0.4, 0.4, 9), indexing="ij")
+    starts = torch.stack((x.flatten(), y.flatten()), 1)
+    sharp = int(minima(SHARP_AND_WIDE)[:, 0].argmin())
+    out: Found = {}
+    for name in methods:
+        shares = []
+        for seed in range(first, first + seeds):
+            own = {"rho": radius} if name == "sam" else {} if name == "sgd" else {"sigma": radius, "kind": "isotropic"}
+            run = Descent(SHARP_AND_WIDE, name, starts, lr=0.01, gradient_noise=1.0, seed=seed, **own)
+            with one_thread():
+                run.advance(steps)
+            shares.append((basin_of(SHARP_AND_WIDE, run.w) == sharp).double().mean().item())
+        out[name, "sharp"] = np.array(shares)
+    return out
+
+
+def _trained(seeds: int, first: int, methods: Sequence[str] = ("sgd",), steps: int | None = None, **settings: Any):
+    """A run that is done, and its solutions."""
+    from rwp_edu.lab.solutions import Solutions
+
+    run = Run(Settings(**{"methods": list(methods), "seeds": seeds, "seed": first, "record_every": 10_000} | settings))
+    run.advance(steps or run.settings.steps)
+    return run, Solutions(run)
+
+
+def radius(seeds: int, first: int, widths: Sequence[int], rise: float, steps: int = 400) -> Found:
+    """How many times as far isotropic noise goes as SAM's step until the loss of a mini-batch has risen by ``rise``."""
+    from rwp_edu.handwritten import NetworkObjective
+    from rwp_edu.sharpness import radius_of_rise
+
+    out: Found = {}
+    for width in widths:
+        run, solutions = _trained(seeds, first, problem="digits", width=width, steps=steps)
+        ratios, n = [], run.settings.batch
+        for which in range(seeds):
+            whole = solutions.objective("sgd", which)
+            part = NetworkObjective(whole.net, whole.w, whole.x[0, :n], whole.y[0, :n])
+            with one_thread():
+                sam, noise = (radius_of_rise(part, rise, how, tol=0.02) for how in ("sam", "noise"))
+            ratios.append(noise.distance / sam.distance)
+        out[f"{run.problem.layout.size} weights", "ratio"] = np.array(ratios)
+    return out
+
+
+def noise_as_trace(seeds: int, first: int, sigma: float, draws: int, **settings: Any) -> Found:
+    """2/sigma^2 times the mean rise under noise, over the trace of the Hessian, for networks trained by SGD; the same with Hutchinson."""
+    from rwp_edu.sharpness import average_rise
+    from rwp_edu.traces import trace
+
+    out: Found = {}
+    for problem, name in (("fine-tuning", "tanh"), ("digits", "ReLU")):
+        _, solutions = _trained(seeds, first, problem=problem, **settings)
+        by_noise, by_products = [], []
+        for which in range(seeds):
+            objective = solutions.objective("sgd", which)
+            with one_thread():
+                exact = sum(t.item() for t in objective.traces().values())
+                rise = average_rise(objective, sigma, rtol=0, budget=draws, seed=which)
+                by_noise.append(2 / sigma**2 * rise.value / exact)
+                by_products.append(trace(objective, rtol=0, budget=draws, seed=which).value / exact)
+        out[f"noise, {name}", "ratio"] = np.array(by_noise)
+        out[f"Hutchinson, {name}", "ratio"] = np.array(by_products)
+    return out
+
+
+def two_points(seeds: int, first: int, sigmas: Sequence[float], functions: Sequence[str] = ("tanh", "relu")) -> Found:
+    """The variance of the mean of two gradients at independent noise, over that of a pair u, -u; per seed from 64 pairs."""
+    from rwp_edu.lab.subjects import subject
+
+    out: Found = {}
+    for name in functions:
+        made = subject(name)
+        for sigma in sigmas:
+            ratios = []
+            for seed in range(first, first + seeds):
+                g = torch.Generator().manual_seed(seed)
+                u = sigma * torch.randn(128, made.w.numel(), generator=g, dtype=made.w.dtype)
+                with one_thread():
+                    plus, minus = (torch.cat([made.gradient(made.w + v) for v in (s * u).split(8)]) for s in (1, -1))
+                one, two = (plus[0::2] + plus[1::2]) / 2, (plus + minus)[0::2] / 2
+                ratios.append((one.var(0).sum() / two.var(0).sum()).item())
+            out[f"{name}, σ = {sigma}", "ratio"] = np.array(ratios)
+    return out
+
+
+def update_variance(seeds: int, first: int, methods: Sequence[str], draws: int, **settings: Any) -> Found:
+    """The variance of a method's combined gradient over batches and noise, at weights that SGD has trained half-way, over that of SGD."""
+    from rwp_edu.batched import Group, update
+    from rwp_edu.noise import generator
+
+    run, _ = _trained(seeds, first, problem="digits", steps=200, **settings)
+    w, out, total = run.base.w.clone(), {}, {}
+    for name in methods:
+        chosen = Settings(problem="digits", methods=[name], seeds=seeds, seed=first, **settings)
+        group = Group(chosen.entrants[0].method, {}, [generator(seed, "noise") for seed in range(first, first + seeds)])
+        group.settings = group.hyper = chosen.of(chosen.entrants[0])
+        seen, square = torch.zeros_like(w), torch.zeros(len(w))
+        for _ in range(draws):
+            run.problem.next(2)
+            with torch.no_grad(), one_thread():
+                (g,) = update([w], [group], run.problem.layout, run.problem.gradients, False)
+            seen += g
+            square += g.square().sum(1)
+        total[name] = (square / draws - (seen / draws).square().sum(1)) * draws / (draws - 1)
+    for name in methods:
+        out[name, "variance"] = (total[name] / total[methods[0]]).double().numpy()
+    return out
+
+
+def clock(seeds: int, first: int, updates: int) -> Found:
+    """Milliseconds of an update of a convolutional network (53k weights, 128 images) on one core, method after method in every repetition."""
+    from torch import nn
+
+    from rwp_edu import optim
+
+    torch.manual_seed(first)
+    x, y = torch.randn(128, 3, 16, 16), torch.randint(10, (128,))
+    layers = (
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(2048, 10),
+    )
+    model = nn.Sequential(*layers)
+
+    def closure() -> torch.Tensor:
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    base = partial(torch.optim.SGD, list(model.parameters()), lr=1e-4)
+    made = {"sgd": (optim.OPTIMIZERS["sgd"](base()), 1), "rwp": (optim.RWP(base(), sigma=0.01), 1), "sam": (optim.SAM(base(), rho=0.05), 1),
+            "m-rwp": (optim.MRWP(base(), sigma=0.01), 2)}  # fmt: skip
+    out: dict[str, list[float]] = {name: [] for name in made}
+    with one_thread():
+        for repetition in range(seeds + 1):
+            for name, (optimizer, closures) in made.items():
+                began = perf_counter()
+                for _ in range(updates):
+                    optimizer.zero_grad()
+                    optimizer.step(*[closure] * closures)
+                if repetition:
+                    out[name].append(1000 * (perf_counter() - began) / updates)
+    return {(name, "milliseconds"): np.array(found) for name, found in out.items()}
+
+
+EXPERIMENTS: dict[str, Callable[..., Found]] = {
+    "race": race,
+    "optimum": optimum,
+    "surface": surface,
+    "radius": radius,
+    "noise_as_trace": noise_as_trace,
+    "two_points": two_points,
+    "update_variance": update_variance,
+    "clock": clock,
+}

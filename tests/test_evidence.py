@@ -1,0 +1,194 @@
+"""Claims: how verdicts are counted, what every row of the table needs, the report and the command."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rwp_edu import evidence
+from rwp_edu.evidence import report
+from rwp_edu.evidence.claims import CLAIMS, Claim
+from rwp_edu.evidence.experiments import EXPERIMENTS
+from rwp_edu.evidence.verdicts import FAILS, HOLDS, NOT_SHOWN, PART, REFUTED, TOO_FEW, Statement, judge, t_quantile, verdict
+from rwp_edu.lab.browser import browser, chromium
+
+BETTER = np.array([1.0, 1.1, 0.9, 1.2, 1.0, 0.8])
+BASE = np.array([0.5, 0.7, 0.4, 0.8, 0.4, 0.4])
+VALUES = {("a", "x"): BETTER, ("b", "x"): BASE, ("noisy", "x"): np.array([-9, 9, -8, 8.5, 9, -9.0])}
+
+
+def status(*statement, values=VALUES, **options):
+    return judge(Statement(*statement, metric="x", **options), values).status
+
+
+def test_what_is_larger_by_much_holds_and_the_contrary_is_refuted():
+    assert status("a", ">", "b") == HOLDS and status("a", "<", "b") == REFUTED
+    assert status("a", ">", "noisy") == NOT_SHOWN
+
+
+def test_differences_are_paired():
+    drift = np.linspace(0, 100, 6)
+    values = {("a", "x"): drift + BETTER, ("b", "x"): drift + BASE}
+    assert status("a", ">", "b", values=values) == HOLDS
+    assert status("a", ">", "b", values={**values, ("b", "x"): values["b", "x"][::-1]}) == NOT_SHOWN
+
+
+def test_factor_margin_number_and_logarithm():
+    assert status("b", "<", "a", factor=0.9) == HOLDS and status("b", "<", "a", factor=0.2) == REFUTED
+    assert status("a", ">", "b", margin=0.3) == HOLDS and status("a", ">", "b", margin=2.0) == REFUTED
+    assert status("a", ">", "b", margin=-3.0) == HOLDS and status("a", ">", 0.7) == HOLDS
+    found = judge(Statement("a", ">", "b", "x", log=True), VALUES)
+    assert found.mean == pytest.approx(np.log10(BETTER / BASE).mean())
+
+
+def test_equality_needs_the_whole_interval_within_the_margin():
+    near = {("a", "x"): BETTER, ("b", "x"): BETTER + np.array([0.01, -0.01, 0.02, -0.02, 0.0, 0.01])}
+    assert status("a", "=", "b", values=near, margin=0.1) == HOLDS
+    assert status("a", "=", "b", margin=0.1) == REFUTED and status("a", "=", "noisy", margin=0.1) == NOT_SHOWN
+
+
+def test_a_run_that_diverged_shows_nothing():
+    values = {**VALUES, ("a", "x"): np.where(np.arange(6) == 2, np.nan, BETTER)}
+    assert status("a", ">", "b", values=values) == NOT_SHOWN == status("a", "<", "b", values=values)
+
+
+def test_verdicts():
+    holds, refuted, open_ = (judge(Statement(*s, "x"), VALUES) for s in (("a", ">", "b"), ("a", "<", "b"), ("a", ">", "noisy")))
+    few = judge(Statement("a", ">", "b", "x"), {key: v[:3] for key, v in VALUES.items()})
+    assert few.status == TOO_FEW and few.mean > 0
+    assert verdict([holds]) == HOLDS and verdict([holds, refuted]) == verdict([holds, open_]) == PART
+    assert (
+        verdict([refuted, open_]) == FAILS and verdict([open_]) == NOT_SHOWN and verdict([holds, few]) == verdict([]) == TOO_FEW
+    )
+
+
+@pytest.mark.parametrize("df", [3, 5, 7, 15, 31])
+def test_quantiles_of_student(df):
+    stats = pytest.importorskip("scipy.stats")
+    for p in (0.9, 0.975):
+        assert t_quantile(p, df) == pytest.approx(stats.t.ppf(p, df), rel=4e-3)
+
+
+def test_the_interval_covers_as_often_as_it_says():
+    g = np.random.default_rng(0)
+    draws = g.normal(size=(4000, 6))
+    covered = [(j := judge(Statement("a", ">", 0.0, "x"), {("a", "x"): d})).low < 0 < j.high for d in draws]
+    assert abs(np.mean(covered) - 0.95) < 4 * np.sqrt(0.95 * 0.05 / 4000)
+
+
+SHORT = {"race": {"steps": 3}, "optimum": {"steps": 3}, "surface": {"steps": 3}, "radius": {"steps": 20, "widths": (8, 64, 256)},
+         "noise_as_trace": {"steps": 5, "draws": 2}, "two_points": {}, "update_variance": {"draws": 2}, "clock": {"updates": 1}}  # fmt: skip
+
+
+@pytest.mark.parametrize("claim", CLAIMS.values(), ids=list(CLAIMS))
+def test_every_statement_is_about_something_that_is_measured(claim):
+    found = EXPERIMENTS[claim.experiment](2, 5, **{**claim.settings, **claim.quick, **SHORT[claim.experiment]})
+    assert {len(v) for v in found.values()} == {2}
+    for statement in claim.statements:
+        assert len(statement.differences(found)) == 2
+    assert claim.title and claim.source and claim.published and claim.seconds > 0 and json.dumps(dict(claim.settings))
+
+
+def test_the_race_gives_what_a_run_gives_and_twice_has_twice_the_updates():
+    from rwp_edu.settings import Settings
+    from rwp_edu.training import Run
+
+    found = EXPERIMENTS["race"](2, 7, problem="digits", methods=("sgd", "rwp"), twice=("sgd",), steps=20)
+    for steps, name, key in ((20, "rwp", "rwp"), (40, "sgd", "sgd x2")):
+        run = Run(
+            Settings(
+                "digits", methods=["sgd", "rwp"] if key == "rwp" else [name], seeds=2, seed=7, steps=steps, record_every=10_000
+            )
+        )
+        run.advance(steps)
+        row = run.record.rows[-1]["test_accuracy"][run.record.entrants.index(name)]
+        assert np.array_equal(found[key, "test_accuracy"], row)
+
+
+def test_a_diverged_run_has_no_value():
+    found = EXPERIMENTS["race"](2, 7, problem="sensing", methods=("sgd", "sgd:lr=0.06"), steps=60, d=10, rank=1, n=40)
+    assert np.isnan(found["sgd:lr=0.06", "distance"]).all() and np.isfinite(found["sgd", "distance"]).all()
+
+
+def test_one_claim_for_real():
+    """Its published direction is far outside any noise: with six seeds the difference is over 30 standard errors."""
+    result = evidence.check(CLAIMS["matrix-sensing-small-start"], quick=True)
+    assert result.verdict == FAILS and result.seeds == 6 and result.judgements[0].mean > 0.5
+
+
+def test_unknown_claims_and_seeds():
+    with pytest.raises(ValueError, match="matrix-sensing"):
+        evidence.reproduce(["matrix-sensin"])
+    with pytest.raises(ValueError, match="from 1 to 256"):
+        evidence.check(CLAIMS["naive-noise"], seeds=0)
+
+
+@pytest.fixture(scope="module")
+def results():
+    return evidence.reproduce(["naive-noise-digits", "two-radii"], seeds=4, quick=True)
+
+
+def test_the_report_says_what_was_measured(results, tmp_path):
+    assert {path.name for path in report.write(results, tmp_path)} == set(report.NAMES)
+    text = (tmp_path / "report.md").read_text()
+    kept = json.loads((tmp_path / "report.json").read_text())["claims"]
+    for result, plain in zip(results, kept):
+        assert result.claim.title in text and plain["verdict"] == result.verdict and f"**{result.verdict}**" in text
+        assert all(s["status"] == j.status for s, j in zip(plain["statements"], result.judgements))
+        (first, *_), first_plain = result.values.values(), plain["values"][0]
+        assert first_plain["values"] == first.tolist()
+    accuracy = results[0].values["sgd", "test_accuracy"]
+    assert f"{100 * accuracy.mean():.1f} ±" in text
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(report.NAMES)
+
+
+def test_a_title_is_text_and_not_html():
+    claim = Claim("x", "a < b & <i>c</i>", "s", "p", "race", {}, (Statement("a", ">", "b", "x"),), 1)
+    made = evidence.Result(claim, {"problem": "digits", "first_seed": 0}, {("a", "test_accuracy"): BETTER, ("b", "test_accuracy"): BASE},
+                           (judge(Statement("a", ">", "b", "test_accuracy"), {("a", "test_accuracy"): BETTER, ("b", "test_accuracy"): BASE}),), 1.0, False)  # fmt: skip
+    object.__setattr__(claim, "statements", (made.judgements[0].statement,))
+    assert "<i>c" not in report.page([made]) and "a &lt; b &amp;" in report.page([made])
+
+
+@pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+def test_the_page_opens_without_a_network(results, tmp_path):
+    report.write(results, tmp_path)
+    with browser() as page:
+        page.context.set_offline(True)
+        errors = []
+        page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+        page.goto((tmp_path / "report.html").as_uri())
+        page.wait_for_function("document.querySelectorAll('.js-plotly-plot .main-svg .scatterlayer').length >= 2")
+        assert errors == [] and page.locator("h2").count() == 2
+
+
+def command(*arguments):
+    return subprocess.run(
+        [sys.executable, "-m", "rwp_edu", "reproduce", *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_the_command_writes_a_report(tmp_path):
+    found = command("naive-noise-digits", "--seeds", "4", "--out", str(tmp_path / "new"))
+    assert found.returncode == 0 and "naive-noise-digits" in found.stdout and (tmp_path / "new" / "report.html").exists()
+    found = command("naive-noise-digits", "--seeds", "2", "--json")
+    (claim,) = json.loads(found.stdout)["claims"]
+    assert claim["verdict"] == TOO_FEW and claim["settings"]["seeds"] == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        ((), "name claims, or give --all (there is: smoothing"),
+        (("naive-nois",), "naive-noise"),
+        (("naive-noise", "--all"), "leave out"),
+        (("naive-noise", "--seeds", "0"), "seeds"),
+    ],
+)
+def test_errors_of_the_command(arguments, says):
+    found = command(*arguments)
+    assert found.returncode == 2 and found.stdout == "" and len(found.stderr.splitlines()) == 1 and says in found.stderr
