@@ -7,6 +7,7 @@ from rwp_edu.lab.scatter import Scatter, ScatterState, scatter
 from rwp_edu.lab.smoothed import SmoothingLab, SmoothingState, smoothing
 from rwp_edu.lab.state import PRESETS, RaceState
 from rwp_edu.lab.terrain import Landscape, LandscapeState, landscape
+from rwp_edu.lab.trial import Trial, TrialState, trial
 from rwp_edu.lab.variance import TwoPointsLab, TwoPointsState, two_points
 
 __all__ = [
@@ -21,6 +22,8 @@ __all__ = [
     "ScatterState",
     "SmoothingLab",
     "SmoothingState",
+    "Trial",
+    "TrialState",
     "TwoPointsLab",
     "TwoPointsState",
     "UpdateLab",
@@ -30,6 +33,7 @@ __all__ = [
     "race",
     "scatter",
     "smoothing",
+    "trial",
     "two_points",
     "update",
 ]
