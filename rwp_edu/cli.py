@@ -413,6 +413,81 @@ def bench(arguments: Namespace) -> int:
     return 0
 
 
+# ----------------------------------------------------------------------------------------------------------------- sweep
+
+
+def sweep(arguments: Namespace) -> int:
+    with checked():
+        from rwp_edu.sweep import plan
+        from rwp_edu.sweep import sweep as run_sweep
+        from rwp_edu.sweep.engines import checked as engine_checked
+        from rwp_edu.training import keep_freed_memory
+
+        grid: dict[str, str] = {}
+        for pair in arguments.grid:
+            name, equals, values = pair.partition("=")
+            if not equals or name in grid:
+                raise ValueError(f"write --grid NAME=VALUE,VALUE,... once for a name, got --grid {pair}")
+            grid[name] = values
+        common = settings_of(arguments).to_dict()
+        wanted = {"seeds", "steps"} & {name for name in common if getattr(arguments, name, None) is not None}
+        wanted |= {pair.partition("=")[0] for pair in arguments.set}
+        common = {name: common[name] for name in wanted}
+        if arguments.methods is None:
+            raise ValueError("name the methods to sweep over: --methods sgd,rwp,m-rwp")
+        plan(arguments.problem, arguments.methods, grid, **common)
+        workers = WORKERS.parse(arguments.workers) if arguments.workers is not None else None
+        engine = {"engine": arguments.engine, "workers": workers, "address": arguments.ray_address}
+        engine_checked(arguments.engine, workers, arguments.ray_address)
+        folder = writable(arguments.out, "--out") if arguments.out is not None else None
+        keep_freed_memory()
+    from tqdm import tqdm
+
+    with tqdm(
+        unit="setting", desc=arguments.problem, file=sys.stderr, disable=arguments.json and not sys.stderr.isatty()
+    ) as bar:
+
+        def told(done: int, of: int) -> None:
+            if bar.total is None:
+                bar.total, bar.n, bar.initial = of, done, done
+            bar.update(done - bar.n)
+
+        with checked():
+            found = run_sweep(arguments.problem, arguments.methods, grid, out=folder, told=told, **engine, **common)
+    if folder:
+        with checked():
+            found.save(folder)
+    if arguments.json:
+        print_json(found.to_dict())
+    else:
+        print(table_of_sweep(found))
+    if found.interrupted:
+        again = "; the same command goes on" if folder else ""
+        note(f"interrupted with {len(found.finished)} of {len(found.rows)} settings finished{again}")
+    return INTERRUPTED if found.interrupted else 0
+
+
+WORKERS = Parameter("workers", "", 2, "processes", low=1, high=4096)
+
+
+def table_of_sweep(found: Any) -> str:
+    """All settings with their scores; a star at what is chosen, and what it is worth on the seeds that report."""
+    from rwp_edu.problems import get
+
+    metric, grid = get(found.problem).score, list(found.grid)
+    heads = ("", "method", *grid, f"{metric.noun}, all seeds", "reported", "")
+    choose, report = found.halves
+    rows = []
+    for row, told in zip(found.rows, found.results()):
+        values = row.last(metric.name) if row.record else None
+        worth = metric.mean(values[report]) if told["chosen"] and values is not None and len(values[report]) else ""
+        edge = ", ".join(found.on_the_edge(row)) if told["chosen"] else ""
+        remark = told["why"] or (f"best at the end of the grid of {edge}" if edge else "" if row.record else "not run")
+        cells = [str(told.get(name, "-")) for name in grid]
+        rows.append(("*" * told["chosen"], told["method"], *cells, metric.mean(values) if row.record else "-", worth, remark))
+    return aligned(heads, rows, "<<" + ">" * (len(grid) + 2) + "<") + f"\n\n* best setting of a method, {found.rule}"
+
+
 # ------------------------------------------------------------------------------------------------------------- reproduce
 
 
@@ -449,7 +524,10 @@ def reproduce(arguments: Namespace) -> int:
         with bar:
             evidence.reproduce([claim.name for claim in claims], seeds=seeds, quick=arguments.quick, told=keep)
     except KeyboardInterrupt:
-        note(f"interrupted after {len(results)} of {len(claims)} claims" + (f"; they are in {folder}" if folder and results else ""))
+        note(
+            f"interrupted after {len(results)} of {len(claims)} claims"
+            + (f"; they are in {folder}" if folder and results else "")
+        )
     if arguments.json:
         print_json(report.to_dict(results))
     elif folder and results:
@@ -502,15 +580,47 @@ COMMANDS = {
             "--json": JSON,
         },
     ),
+    "sweep": Command(
+        "train over a grid of settings, choose the best honestly",
+        sweep,
+        {
+            "problem": {"nargs": "?", "help": "digits, fine-tuning or sensing"},
+            "--methods": {"metavar": "A,B,...", "help": "which: sgd,rwp,m-rwp"},
+            "--grid": {
+                "metavar": "NAME=A,B,...",
+                "action": "append",
+                "default": [],
+                "help": "a parameter and its values; may be repeated",
+            },
+            "--seeds": {"metavar": "N", "help": "runs per setting (default: 8): the first half chooses, the second reports"},
+            "--steps": {"metavar": "N", "help": "updates"},
+            "--set": {"metavar": "NAME=VALUE", "action": "append", "default": [], "help": "another setting; may be repeated"},
+            "--engine": {"default": "batched", "help": "batched (the default: in this process), processes (joblib) or ray"},
+            "--workers": {"metavar": "N", "help": "processes (default: one per core)"},
+            "--ray-address": {"metavar": "A", "help": "the cluster (default: one on this machine)"},
+            "--out": {
+                "metavar": "DIR",
+                "help": "keep every finished setting there, and results.csv, sweep.json, sweep.html; run again, it goes on",
+            },
+            "--json": JSON,
+        },
+    ),
     "reproduce": Command(
         "test published claims on this machine",
         reproduce,
         {
-            "claims": {"nargs": "*", "metavar": "CLAIM", "help": "names of claims (without any, and without --all, they are listed)"},
+            "claims": {
+                "nargs": "*",
+                "metavar": "CLAIM",
+                "help": "names of claims (without any, and without --all, they are listed)",
+            },
             "--all": {"action": "store_true", "help": "every claim, a few minutes"},
             "--quick": {"action": "store_true", "help": "6 seeds, coarser settings: under two minutes for all"},
             "--seeds": {"metavar": "N", "help": "seeds per claim (default: 32, quick 6)"},
-            "--out": {"metavar": "DIR", "help": "write report.md, report.json and report.html (interactive, needs no network) there"},
+            "--out": {
+                "metavar": "DIR",
+                "help": "write report.md, report.json and report.html (interactive, needs no network) there",
+            },
             "--json": JSON,
         },
     ),

@@ -1,0 +1,20 @@
+"""Sweeps: a grid of settings on one problem, run once, kept, compared, and chosen from honestly.
+
+    found = sweep("digits", "sgd,rwp,m-rwp", {"sigma": [0.05, 0.1, 0.2], "lam": [0.3, 0.5]}, seeds=8, out="results")
+
+Every method is combined with the values of those parameters that act on it: SGD is run once, RWP three times, m-RWP six times.
+What differs only in values that an entrant may pin trains in one run, ``GROUP`` settings at a time (``rwp_edu.batched``); other
+settings have runs of their own. The groups follow from the grid alone, whatever the engine, and a group is kept as a whole, because
+who else is in a group may change the last digit of a matrix product. So all engines give the same records.
+
+**Choosing.** The best setting of a method is chosen on a validation metric if the problem has one. If not, on the first half of the
+seeds, and what is reported is measured on the other half: the mean of the best of many is better than what the best one is worth, so
+seeds that chose do not report. Every seed has its own split of the images, its own label noise, start and batches; but all splits
+are of one data set, so this guards against luck with seeds and not against luck with the data set.
+"""
+
+from rwp_edu.sweep.plan import plan
+from rwp_edu.sweep.results import Sweep
+from rwp_edu.sweep.work import sweep
+
+__all__ = ["Sweep", "plan", "sweep"]

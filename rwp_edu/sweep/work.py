@@ -1,0 +1,103 @@
+"""Work through the plan of a sweep, keep what is finished, and go on from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rwp_edu import __version__
+from rwp_edu.sweep.engines import ENGINES, checked, tasks_of
+from rwp_edu.sweep.plan import Point, digest, groups, parsed, plan, settings_of
+from rwp_edu.sweep.results import Row, Sweep, whole
+from rwp_edu.training import Record
+
+
+def _kept(folder: Path) -> Iterator[Record]:
+    """The records in a folder; a file that is not one is left alone."""
+    for path in sorted(folder.glob("run-*.json")):
+        try:
+            yield Record.load(path)
+        except (ValueError, OSError):
+            continue
+
+
+def sweep(
+    problem: str,
+    methods: Any,
+    grid: Mapping[str, Any],
+    *,
+    engine: str = "batched",
+    workers: int | None = None,
+    address: str | None = None,
+    out: str | Path | None = None,
+    told: Callable[[int, int], None] = lambda done, all_of_them: None,
+    **common: Any,
+) -> Sweep:
+    """Run what has not been run of a grid, and say what came of all of it.
+
+    ``methods`` and ``common`` (``seeds=8``, ``steps=400``, ...) are settings as in ``rwp_edu.settings.Settings``; ``grid`` names
+    parameters with the values to combine. With ``out``, each finished group is written there at once, under a hash of its settings and the version, and what is
+    there is not run again, also if the grid has grown; a setting that failed is tried again. After Ctrl-C the sweep holds what is
+    finished, with ``interrupted``. ``told(done, of)`` counts settings.
+
+    Engines: ``batched`` (here), ``processes`` (joblib; ``workers`` of them), ``ray`` (a cluster at ``address``, or a local one).
+
+    >>> found = sweep("digits", "sgd,rwp", {"sigma": [0.1, 0.2]}, seeds=2, steps=2)
+    >>> [row["status"] for row in found.results()]
+    ['finished', 'finished', 'finished']
+    """
+    workers = checked(engine, workers, address)
+    points = plan(problem, methods, grid, **common)
+    rows = {point.key: Row(point) for point in points}
+    folder = Path(out) if out is not None else None
+    if folder:
+        folder.mkdir(parents=True, exist_ok=True)
+        for record in _kept(folder):
+            _fill(rows, record)
+    missing = [[p for p in group if rows[p.key].record is None] for group in groups(points)]
+    found = Sweep(problem, list(rows.values()), grid=parsed(problem, grid))
+    told(len(found.finished), len(points))
+    try:
+        broken = _run([group for group in missing if group], rows, engine, workers, address, folder, found, told)
+        _run([[point] for group in broken for point in group], rows, engine, workers, address, folder, found, told)
+    except KeyboardInterrupt:
+        found.interrupted = True
+    return found
+
+
+def _fill(rows: dict[str, Row], record: Record) -> None:
+    """Give a record to those settings that it belongs to."""
+    for entrant in record.entrants:
+        key = digest(record.settings.replace(methods=[entrant]).to_dict())
+        if key in rows and rows[key].record is None:
+            rows[key].record, rows[key].failed = record, ""
+
+
+def _run(
+    wanted: list[list[Point]],
+    rows: dict[str, Row],
+    engine: str,
+    workers: int,
+    address: str | None,
+    folder: Path | None,
+    found: Sweep,
+    told: Callable[[int, int], None],
+) -> list[list[Point]]:
+    """Run groups and keep what they give; groups of several settings that failed are returned, to be run one by one."""
+    broken = []
+    if not wanted:
+        return broken
+    settings = [settings_of(group) for group in wanted]
+    for i, answer in ENGINES[engine](tasks_of(settings), workers, address):
+        if "failed" in answer:
+            broken += [wanted[i]] * (len(wanted[i]) > 1)
+            for point in wanted[i] * (len(wanted[i]) == 1):
+                rows[point.key].failed = answer["failed"]
+        else:
+            if folder:
+                whole(folder / f"run-{digest(settings[i].to_dict())}.json", json.dumps({"version": __version__, **answer}))
+            _fill(rows, Record.from_dict(answer))
+        told(sum(row.record is not None or bool(row.failed) for row in found.rows), len(found.rows))
+    return sorted(broken, key=lambda group: group[0].key)
