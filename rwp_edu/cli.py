@@ -1,4 +1,4 @@
-"""The command line: ``rwp-edu lab | methods | train | bench``.
+"""The command line: ``rwp-edu lab | methods | train | sweep | reproduce | bench``.
 
 Whatever is wrong with what was asked is one line on standard error and exit status 2, before any work begins. With ``--json``
 one object, and nothing else, goes to standard output.

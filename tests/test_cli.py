@@ -246,8 +246,8 @@ def test_a_real_ctrl_c(tmp_path):
 
 ALL_METHODS = ", ".join(METHODS)
 ERRORS = [
-    ([], "lab, methods, train, bench"),
-    (["trian"], "did you mean 'train'? (there is: lab, methods, train, bench)"),
+    ([], "lab, methods, train, sweep, reproduce, bench"),
+    (["trian"], "did you mean 'train'? (there is: lab, methods, train, sweep, reproduce, bench)"),
     (["train"], "(there is: digits, fine-tuning, sensing)"),
     (["train", "mnist"], "unknown problem 'mnist' (there is: digits, fine-tuning, sensing)"),
     ([*SMALL, "--methods", "sgd,msgd"], f"unknown method 'msgd'; did you mean 'sgd'? (there is: {ALL_METHODS})"),
