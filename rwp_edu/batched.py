@@ -1,4 +1,4 @@
-"""Many runs at once: weights stacked as (R, P), all points of a round in one batched gradient call.
+"""The batched engine, many runs at once: weights stacked as (R, P), all points of a round in one batched gradient call.
 
 Groups of runs, one per entrant of a race, hold their conversations in lock-step: every round collects the points of all
 groups, asks for their gradients together and hands the answers back. The methods are the very generators that drive
@@ -7,7 +7,7 @@ groups, asks for their gradients together and hands the answers back. The method
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from time import perf_counter
@@ -100,3 +100,91 @@ class SGD:
         w = self.w - lr * self.buffer
         self.alive &= torch.isfinite(w.sum(1))
         torch.where(self.alive[:, None], w, self.w, out=self.w)
+
+
+class Batched:
+    """A race whose runs are trained at once: E groups of S seeds, weights (E S, P). What an engine offers to a ``Run``:
+
+    ``settle()`` after the settings of the groups changed; ``update(alive, lr_factor, progress, measure)`` for the groups that are alive, in
+    pieces; ``alive`` (E S,); ``weights()`` (E, S, P), those that are measured: the average where weights are averaged;
+    ``look()`` measures them, in pieces, and ``measure()`` gives what was found; ``state()`` and ``restore(state)``.
+    """
+
+    title, threads = "all runs at once", 1
+
+    def __init__(self, problem: Any, groups: Sequence[Group]):
+        self.problem, self.groups, self.seeds = problem, groups, len(problem.seeds)
+        self.base = SGD(problem.init().repeat(len(groups), 1))
+        self.average: Tensor | None = None
+        self.averaged = torch.zeros_like(self.base.w[:, :1])
+
+    @property
+    def alive(self) -> Tensor:
+        return self.base.alive
+
+    def settle(self) -> None:
+        """Hand the settings of the groups to the base optimizer, run by run."""
+        self.hyper = {
+            name: self.base.w.new_tensor([[g.hyper[name]] for g in self.groups for _ in range(self.seeds)])
+            for name in ("lr", "momentum", "weight_decay", "swa")
+        }
+        self.averages = any(g.hyper["swa"] < 1 for g in self.groups)
+
+    def update(self, alive: Sequence[int], lr_factor: float, progress: float, measure: bool) -> Iterator[None]:
+        w = self.base.w.view(len(self.groups), self.seeds, -1)
+        with torch.no_grad():
+            groups = [self.groups[e] for e in alive]
+            found = update([w[e] for e in alive], groups, self.problem.layout, self.problem.gradients, measure)
+            g = torch.zeros_like(w)
+            for e, gradient in zip(alive, found):
+                g[e] = gradient
+            began = perf_counter()
+            lr, momentum, weight_decay, swa = self.hyper.values()
+            self.base.step(g.view_as(self.base.w), lr * lr_factor, momentum, weight_decay)
+            if self.averages:
+                self._average(progress >= swa)
+        for group in groups:
+            group.seconds += (perf_counter() - began) / len(groups)
+        return iter(())
+
+    def _average(self, begun: Tensor) -> None:
+        """The mean of the weights after every update since averaging began, for the runs (R, 1) in which it has."""
+        self.averaged += begun
+        average = self.base.w.clone() if self.average is None else self.average
+        self.average = torch.where(begun, average + (self.base.w - average) / self.averaged.clamp(min=1), average)
+
+    def weights(self) -> Tensor:
+        w = self.base.w if self.average is None else torch.where(self.averaged > 0, self.average, self.base.w)
+        return w.view(len(self.groups), self.seeds, -1)
+
+    def look(self) -> Iterator[None]:
+        return iter(())
+
+    def measure(self) -> list[dict[str, Tensor]]:
+        """For every group the metrics (S,) of its runs."""
+        with torch.no_grad():
+            return [self.problem.measure(w) for w in self.weights()]
+
+    def state(self) -> dict[str, Any]:
+        """All that decides how the runs go on."""
+        return {
+            "base": {name: value.clone() for name, value in vars(self.base).items()},
+            "average": self.average,
+            "averaged": self.averaged.clone(),
+            "groups": [{"generators": [g.get_state() for g in own.generators], "memory": dict(own.memory)} for own in self.groups],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state` gave."""
+        for name, value in state["base"].items():
+            own = getattr(self.base, name)
+            if own.shape != value.shape:
+                raise ValueError(f"{name} has shape {tuple(value.shape)}, this problem needs {tuple(own.shape)}")
+            own.copy_(value)
+        device = self.base.w.device
+        self.average = None if state["average"] is None else state["average"].to(device)
+        self.averaged = state["averaged"].to(device)
+        for group, kept in zip(self.groups, state["groups"], strict=True):
+            for own, known in zip(group.generators, kept["generators"], strict=True):
+                own.set_state(known)
+            group.memory = {name: v.to(device) if isinstance(v, Tensor) else v for name, v in kept["memory"].items()}

@@ -20,25 +20,25 @@ from rwp_edu import __version__
 from rwp_edu.settings import Settings
 from rwp_edu.training import Record, Run
 
-FORMAT, FILE = 1, "checkpoint.pt"
+FORMAT, FILE = 2, "checkpoint.pt"
 
 
 def state_of(run: Run) -> dict[str, Any]:
     """All that decides how a run goes on, between two updates."""
     run.collect(wait=True)
+    if not run.whole:
+        run.step()
     return {
         "format": FORMAT,
         "version": __version__,
         "settings": json.dumps(run.settings.to_dict()),
         "record": json.dumps(run.record.to_dict()),
         "updates": run.updates,
-        "dtype": str(run.base.w.dtype).removeprefix("torch."),
-        "base": {name: value.clone() for name, value in vars(run.base).items()},
+        "dtype": str(run.problem.dtype).removeprefix("torch."),
+        "engine": run.engine.state(),
         "died": run._died.clone(),
         "groups": [
             {
-                "generators": [g.get_state() for g in group.generators],
-                "memory": dict(group.memory),
                 "work": [group.work.numerator, group.work.denominator],
                 "seconds": group.seconds,
                 "displacement": group.displacement,
@@ -51,20 +51,35 @@ def state_of(run: Run) -> dict[str, Any]:
 
 def save(run: Run, folder: str | Path) -> Path:
     """Write the state of a run into ``folder``; if that fails, as on a full disk, the former checkpoint is still there."""
-    path = Path(folder) / FILE
+    return _write(state_of(run), Path(folder) / FILE)
+
+
+def _write(state: dict[str, Any], path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
     try:
         with open(temporary, "wb") as file:
-            torch.save(state_of(run), file)
+            torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except (OSError, RuntimeError) as error:  # torch turns some errors of the disk into RuntimeError
         temporary.unlink(missing_ok=True)
         kept = "; the former one is still there" if path.exists() else ""
-        raise OSError(f"cannot write the checkpoint {path} ({error}){kept}") from error
+        raise OSError(f"cannot write {path} ({error}){kept}") from error
     return path
+
+
+def save_networks(run: Run, folder: str | Path) -> list[Path]:
+    """The state dict of every network as it was measured (averaged and recalibrated where asked for), ``networks/METHOD-seedN.pt``, for
+    problems whose networks are modules; ``model.load_state_dict(torch.load(path))`` reads it."""
+    found = []
+    for name, runners in zip(run.settings.methods, getattr(run.engine, "runners", ())):
+        for runner in runners:
+            path = Path(folder) / "networks" / f"{name.replace(':', '_')}-seed{runner.seed}.pt"
+            with runner.as_measured() as model:
+                found.append(_write(model.state_dict(), path))
+    return found
 
 
 def load(folder: str | Path, device: str = "cpu") -> Run:
@@ -87,16 +102,9 @@ def load(folder: str | Path, device: str = "cpu") -> Run:
 def _restored(state: dict[str, Any], device: str) -> Run:
     record = Record.from_dict(json.loads(state["record"]))
     run = Run(record.settings, device, getattr(torch, state["dtype"]))
-    for name, value in state["base"].items():
-        own = getattr(run.base, name)
-        if own.shape != value.shape:
-            raise ValueError(f"{name} has shape {tuple(value.shape)}, this problem needs {tuple(own.shape)}")
-        own.copy_(value)
+    run.engine.restore(state["engine"])
     run._died.copy_(state["died"])
     for group, kept in zip(run.groups, state["groups"], strict=True):
-        for own, known in zip(group.generators, kept["generators"], strict=True):
-            own.set_state(known)
-        group.memory = {name: v.to(run.device) if isinstance(v, torch.Tensor) else v for name, v in kept["memory"].items()}
         group.work, group.seconds = Fraction(*kept["work"]), kept["seconds"]
         group.displacement = None if kept["displacement"] is None else kept["displacement"].to(run.device)
     run.problem.restore(state["problem"])

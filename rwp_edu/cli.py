@@ -41,7 +41,7 @@ def checked() -> Iterator[None]:
     """Inside, an error is about what was asked for: it becomes one line."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         raise Wrong(" ".join(str(error).split())) from error
 
 
@@ -237,12 +237,12 @@ def method_row(row: Any) -> dict[str, Any]:
 
 def settings_of(arguments: Namespace) -> Any:
     """The settings that ``train`` was asked for."""
-    from rwp_edu.problems import PROBLEMS
+    from rwp_edu.problems import PICTURES, PROBLEMS
     from rwp_edu.settings import Settings
     from rwp_edu.settings import parameters as settings_in
 
     if arguments.problem is None:
-        raise ValueError(f"name a problem to train on (there is: {', '.join(PROBLEMS)})")
+        raise ValueError(f"name a problem to train on (there is: {', '.join((*PROBLEMS, *PICTURES, 'folder:PATH'))})")
     rows = settings_in(arguments.problem)
     given = {name: getattr(arguments, name) for name in ("methods", "seeds", "steps") if getattr(arguments, name) is not None}
     for pair in arguments.set:
@@ -257,19 +257,25 @@ def settings_of(arguments: Namespace) -> Any:
     return Settings(arguments.problem, **given)
 
 
+THREADS = Parameter("threads", "", 1, "threads of the computation", low=1, high=1024)
+
+
 EVERY = Parameter("checkpoint_every", "", 100, "updates between two checkpoints", low=1)
 
 
 def run_of(arguments: Namespace) -> tuple[Any, Path | None]:
     """The run that ``train`` was asked for, new or from a checkpoint, and the folder for its results."""
     from rwp_edu import checkpoints
+    from rwp_edu.datasets import fetch
     from rwp_edu.training import Run
 
     if arguments.resume is None:
         settings = settings_of(arguments)
         folder = writable(arguments.out, "--out") if arguments.out is not None else None
+        if arguments.download:
+            fetch(settings.problem)
         return Run(settings, arguments.device), folder
-    for name in ("problem", "methods", "seeds", "steps", "set", "out"):
+    for name in ("problem", "methods", "seeds", "steps", "set", "out", "download"):
         if getattr(arguments, name):
             raise ValueError(f"--resume goes on with the settings of the checkpoint, into the same folder: leave out {name}")
     return checkpoints.load(arguments.resume, arguments.device), writable(arguments.resume, "--resume")
@@ -278,13 +284,19 @@ def run_of(arguments: Namespace) -> tuple[Any, Path | None]:
 def train(arguments: Namespace) -> int:
     with checked():
         from rwp_edu import checkpoints
+        from rwp_edu.tensorboard import Board
         from rwp_edu.training import keep_freed_memory
 
         keep_freed_memory()
         every = EVERY.parse(arguments.checkpoint_every if arguments.checkpoint_every is not None else EVERY.default)
         if arguments.checkpoint_every is not None and (arguments.out or arguments.resume) is None:
             raise ValueError("checkpoints need a folder: give --out DIR")
+        threads = THREADS.parse(arguments.threads) if arguments.threads is not None else 1
+        if arguments.tensorboard and (arguments.out or arguments.resume) is None:
+            raise ValueError("TensorBoard needs a folder: give --out DIR")
         run, folder = run_of(arguments)
+        run.engine.threads = threads
+        board = Board(folder / "tensorboard") if arguments.tensorboard else None
     from tqdm import tqdm
 
     settings = run.settings
@@ -299,6 +311,8 @@ def train(arguments: Namespace) -> int:
                 if folder and (run.updates % every == 0 or run.finished):
                     with checked():
                         checkpoints.save(run, folder)
+                if board:
+                    board.add(run.record)
                 bar.update(run.updates - bar.n)
     except KeyboardInterrupt:
         interrupted = True
@@ -307,6 +321,8 @@ def train(arguments: Namespace) -> int:
     try:
         if folder:
             save(record, folder)
+            with checked():
+                checkpoints.save_networks(run, folder)
     finally:
         if arguments.json:
             told = {
@@ -317,7 +333,7 @@ def train(arguments: Namespace) -> int:
             }
             print_json({**told, "results": record.results()})
         else:
-            print(table_of(record, run.device))
+            print(table_of(record, f"{run.device}, {run.engine.title}"))
     if interrupted:
         kept = folder and (folder / checkpoints.FILE).exists()
         again = f"; rwp-edu train --resume {folder} goes on from the last checkpoint" if kept else ""
@@ -334,7 +350,7 @@ def save(record: Any, folder: Path) -> None:
             writer.writerows(strict(rows))
 
 
-def table_of(record: Any, device: Any) -> str:
+def table_of(record: Any, where: str) -> str:
     """What a race came to, one line per method; differences (ratios of geometric means, where a metric is logarithmic) are
     paired by seed."""
     s, results, problem = record.settings, record.results(), record.problem
@@ -360,16 +376,25 @@ def table_of(record: Any, device: Any) -> str:
     if any(row["diverged"] for row in results):
         heads.append("diverged")
         rows = [[*cells, f"{row['diverged']} of {s.seeds}" if row["diverged"] else "-"] for cells, row in zip(rows, results)]
-    own = ", ".join(f"{parameter.title} {getattr(s, parameter.name):g}" for parameter in problem.parameters)
+    own = ", ".join(f"{row.title} {told_of(getattr(s, row.name))}" for row in problem.parameters if said(row, getattr(s, row.name)))
     mean = "geometric mean ×/÷ its standard error" if score.log else "mean ± standard error"
     return "\n".join(
         (
-            f"{s.problem}: {own}; {results[0]['updates']} updates on {device}",
+            f"{s.problem}: {own}; {results[0]['updates']} updates on {where}",
             f"{mean} over {s.seeds} seeds; gradients of one run, seconds of all {s.seeds}" if s.seeds > 1 else "one seed",
             "",
             aligned(heads, rows, "<" + ">" * (len(heads) - 1)),
         )
     )
+
+
+def said(row: Parameter, value: Any) -> bool:
+    """Is this setting worth a word? One of a number always is, a choice only if it is not the usual one."""
+    return row.type is not str and value != 0 or value != row.default
+
+
+def told_of(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 # ----------------------------------------------------------------------------------------------------------------- bench
@@ -568,7 +593,7 @@ COMMANDS = {
         "train several methods on a problem and compare them",
         train,
         {
-            "problem": {"nargs": "?", "help": "digits, fine-tuning or sensing"},
+            "problem": {"nargs": "?", "help": "digits, fine-tuning, sensing, images, cifar10, cifar100, fashion-mnist or folder:PATH"},
             "--methods": {"metavar": "A,B,...", "help": "which, perhaps with own values: sgd,rwp,m-rwp:sigma=0.15"},
             "--seeds": {"metavar": "N", "help": "runs per method (default: 8)"},
             "--steps": {"metavar": "N", "help": "updates (default: 400 for digits)"},
@@ -577,6 +602,9 @@ COMMANDS = {
             "--out": {"metavar": "DIR", "help": "write the record (JSON and CSV), results.csv and checkpoints there"},
             "--checkpoint-every": {"metavar": "N", "help": f"updates between two checkpoints (default: {EVERY.default})"},
             "--resume": {"metavar": "DIR", "help": "go on with the run whose checkpoint is in DIR"},
+            "--download": {"action": "store_true", "help": "get the data set first, if it is not here yet"},
+            "--threads": {"metavar": "N", "help": "threads of the computation (default: 1; more pay for large networks on an idle machine)"},
+            "--tensorboard": {"action": "store_true", "help": "write event files for TensorBoard too, into DIR/tensorboard"},
             "--json": JSON,
         },
     ),

@@ -1,27 +1,42 @@
-"""Pictures in folders, or in a tar of them, as one uint8 tensor: ``train/CLASS/picture`` and ``test/CLASS/picture`` (or ``val``)."""
+"""Pictures as uint8 tensors: those of a folder, or of a tar of folders, ``train/CLASS/picture`` and ``test/CLASS/picture`` (or ``val``);
+data sets that torchvision knows, downloaded when asked for; and the bundled digits.
+"""
 
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from rwp_edu.parameters import unknown
 
 KINDS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif"}
 PARTS = {"train": "train", "test": "test", "val": "test"}
 
 
 class Pictures(NamedTuple):
-    """``train`` and ``test`` are uint8 pictures (n, 3, size, size) with labels (n,) that number ``classes``."""
+    """``train`` and ``test`` are uint8 pictures (n, channels, size, size) with labels (n,) that number ``classes``."""
 
     classes: tuple[str, ...]
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
+
+    @property
+    def size(self) -> int:
+        return self.train[0].shape[-1]
+
+    def scale(self) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation (channels, 1, 1) of the training pixels, from 0 to 1."""
+        pixels = self.train[0][:5000].to(torch.float64) / 255
+        return pixels.mean((0, 2, 3))[:, None, None], pixels.std((0, 2, 3)).clamp(min=1e-3)[:, None, None]
 
 
 def _files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
@@ -76,3 +91,95 @@ def read_pictures(path: str | Path, size: int = 32) -> Pictures:
         return torch.stack([row[2] for row in rows]), torch.tensor([number[row[0]] for row in rows])
 
     return Pictures(tuple(number), tensors(found["train"]), tensors(found["test"]))
+
+
+@lru_cache(maxsize=2)
+def _kept(path: Path, size: int, changed: float) -> Pictures:
+    return read_pictures(path, size)
+
+
+def folder(path: str, size: int = 32) -> Pictures:
+    """:func:`read_pictures`, which remembers the last two."""
+    place = Path(path).expanduser()
+    return _kept(place.resolve(), size, place.stat().st_mtime) if place.exists() else read_pictures(place, size)
+
+
+# Data sets of torchvision
+
+KNOWN = {"cifar10": "CIFAR10", "cifar100": "CIFAR100", "fashion-mnist": "FashionMNIST"}
+PLACE = "RWP_EDU_DATA"
+
+
+def place() -> Path:
+    """Where downloaded data are kept: ``$RWP_EDU_DATA``, else ``data/downloaded`` in a clone, else ``~/.cache/rwp_edu``."""
+    clone = Path(__file__).parents[1]
+    if chosen := os.environ.get(PLACE):
+        return Path(chosen)
+    return clone / "data" / "downloaded" if (clone / "pyproject.toml").is_file() else Path.home() / ".cache" / "rwp_edu"
+
+
+def _torchvision(name: str, train: bool, download: bool) -> Any:
+    try:
+        from torchvision import datasets
+    except ImportError as error:
+        raise ImportError(f"{name} is read by torchvision: pip install torchvision, or 'rwp_edu[lab]'") from error
+    return getattr(datasets, KNOWN[name])(str(place()), train=train, download=download)
+
+
+def fetch(name: str) -> Path:
+    """Download ``cifar10``, ``cifar100`` or ``fashion-mnist``, with progress and checksums; what is there already stays. Gives the folder.
+
+    Errors: an unknown name; no network, or a damaged download (``OSError`` that says what to do).
+    """
+    if name not in KNOWN:
+        raise unknown("data set", name, KNOWN)
+    try:
+        place().mkdir(parents=True, exist_ok=True)
+        for train in (True, False):
+            _torchvision(name, train, download=True)
+    except (OSError, RuntimeError) as error:
+        raise OSError(
+            f"{name} could not be downloaded ({error}): go online and try again, or copy what torchvision's {KNOWN[name]} expects into {place()}"
+        ) from error
+    return place()
+
+
+@lru_cache(maxsize=2)
+def downloaded(name: str) -> Pictures:
+    """A data set that :func:`fetch` has got; ``FileNotFoundError`` if it has not."""
+    try:
+        parts = [_torchvision(name, train, download=False) for train in (True, False)]
+    except (RuntimeError, OSError, EOFError) as error:
+        raise FileNotFoundError(
+            f"{name} is not in {place()} yet: `rwp-edu train {name} --download`, or rwp_edu.datasets.fetch({name!r}), downloads it"
+        ) from error
+    return Pictures(tuple(parts[0].classes), *(_tensors(part) for part in parts))
+
+
+def _tensors(part: Any) -> tuple[Tensor, Tensor]:
+    x = torch.as_tensor(part.data)
+    x = x[:, None] if x.dim() == 3 else x.permute(0, 3, 1, 2)
+    return x.contiguous(), torch.as_tensor(part.targets)
+
+
+@lru_cache(maxsize=1)
+def bundled() -> Pictures:
+    """The bundled digits as grey pictures of 8 x 8 pixels, 1,297 to train on and 500 to test, by a split that is always the same."""
+    from rwp_edu.noise import generator
+    from rwp_edu.problems.digits import read
+
+    x, y = read()
+    x = (x.view(-1, 1, 8, 8) * (255 / 16)).round().to(torch.uint8)
+    order = torch.randperm(len(y), generator=generator(0, "pictures"))
+    train, test = order[:1297], order[1297:]
+    return Pictures(tuple(map(str, range(10))), (x[train], y[train]), (x[test], y[test]))
+
+
+def pictures(name: str, size: int = 32) -> Pictures:
+    """By the name of a problem: ``images`` (the bundled digits), one of those that can be downloaded, or ``folder:PATH``."""
+    if name.startswith(FOLDER):
+        return folder(name.removeprefix(FOLDER), size)
+    return bundled() if name == "images" else downloaded(name)
+
+
+FOLDER = "folder:"

@@ -373,6 +373,19 @@ class ModelObjective(Objective):
         self._held = held if room >= 0 else None
 
 
+def of_networks(problem: Any, w: Tensor, which: int, data: str = "train", most: int = 100) -> ModelObjective:
+    """The loss of a network of ``rwp_edu.problems.networks`` at weights (P,), on its first ``most`` examples, as it predicts:
+    BatchNorm statistics are those of the weights ``w``, also around them."""
+    batches, left = [], most
+    for x, y, _ in problem.held(which)[data]:
+        if left > 0:
+            batches.append((x[:left], y[:left]))
+            left -= len(y)
+    model = problem.at(w, which)
+    with torch.no_grad(), problem.recalibrated(model, problem.held(which)["train"]):
+        return of_model(model.eval(), problem.measured_loss, batches)
+
+
 def of_model(
     model: torch.nn.Module,
     criterion: Callable[[Any, Any], Tensor],

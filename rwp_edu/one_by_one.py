@@ -1,75 +1,225 @@
-"""Any torch module in the place of a network that batches over weight vectors: its weight vectors are evaluated one after another.
+"""The optimizer engine, one network after another: any torch module, stepped by ``rwp_edu.optim`` as in a loop of one's own.
 
-Convolutions do not gain from batching over runs on a CPU. With this adapter such networks have the same race, record and checkpoints.
+Convolutions do not gain from batching over runs on a CPU, and running statistics, dropout and mixed precision are not functions of flat
+weights. So every run of a race has its own module and its own optimizer here, on the same batches, noise and dropout masks as those of
+the same seed that train by other methods.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
+from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.func import functional_call
-from torch.nn.functional import cross_entropy
 
-from rwp_edu.points import Layout
+from rwp_edu.batched import Group
+from rwp_edu.methods import METHODS
+from rwp_edu.noise import generator
+from rwp_edu.optim import OPTIMIZERS
 
-CHUNK = 256
+
+class Runner:
+    """One network that is trained by one method: seed number ``which`` of a problem (``rwp_edu.problems.networks``)."""
+
+    def __init__(self, problem: Any, which: int, method: str):
+        self.problem, self.which, self.row = problem, which, METHODS[method]
+        self.seed, self.device = problem.seeds[which], problem.device
+        self.model = problem.module(which)
+        self.parameters = [p for p in self.model.parameters() if p.requires_grad]
+        base = problem.base(self.parameters)
+        base.register_step_pre_hook(self._clip)
+        self.optimizer = OPTIMIZERS[method](base, seed=self.seed)
+        self.updates, self.alive, self.displacement = 0, True, float("nan")
+        self.average: list[Tensor] | None = None
+        self.averaged = 0
+        self.found: tuple[tuple[int, int], dict[str, float]] | None = None
+        self.clean: list[Tensor] | None = None
+        start = generator(self.seed, "dropout").initial_seed()
+        with self._forked():
+            torch.default_generator.manual_seed(start)
+            if self.device.type == "cuda":
+                with torch.cuda.device(self.device):
+                    torch.cuda.manual_seed(start)
+            self.random = self._random()
+
+    def _forked(self) -> Any:
+        return torch.random.fork_rng([self.device] if self.device.type == "cuda" else [])
+
+    def _random(self) -> list[Tensor]:
+        return [torch.get_rng_state(), *([torch.cuda.get_rng_state(self.device)] if self.device.type == "cuda" else [])]
+
+    @contextmanager
+    def _own_random(self) -> Iterator[None]:
+        """Dropout draws from the run's own state; the global one is as before afterwards."""
+        with self._forked():
+            torch.set_rng_state(self.random[0])
+            for state in self.random[1:]:
+                torch.cuda.set_rng_state(state, self.device)
+            yield
+            self.random = self._random()
+
+    def settle(self, hyper: Mapping[str, Any], lr: float) -> None:
+        """Hand the values of this update to the optimizer; a base without momentum has none."""
+        values = {"lr": lr} | {name: hyper[name] for name in ("momentum", "weight_decay", *self.row.parameters)}
+        for group in self.optimizer.param_groups:
+            group.update({name: value for name, value in values.items() if name in group})
+
+    def _clip(self, *_: Any) -> None:
+        if self.problem.clip:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.problem.clip)
+
+    def _closures(self, cost: Any) -> list[Any]:
+        """A closure for each batch, or part of a batch, that the method asks for."""
+        if cost.slots == cost.batches:
+            return [partial(self._loss, *self.problem.batch(self.which, number)) for number in range(cost.slots)]
+        x, y = self.problem.batch(self.which)
+        if cost.slots > len(y):
+            raise ValueError(f"a batch of {len(y)} images cannot be cut into {cost.slots} parts: choose batch >= k")
+        cuts = [len(y) * part // cost.slots for part in range(cost.slots + 1)]
+        return [partial(self._loss, x[a:b], y[a:b]) for a, b in zip(cuts, cuts[1:])]
+
+    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        with self.problem.precision():
+            loss = self.problem.loss(self.model(x), y)
+        loss.backward()
+        if self.clean is not None:
+            now = torch.stack(torch._foreach_norm(torch._foreach_sub([p.detach() for p in self.parameters], self.clean))).norm()
+            self.displacement = max(self.displacement, float(now))
+        return loss
+
+    def step(self, hyper: Mapping[str, Any], lr: float, averages: bool, measure: bool) -> None:
+        """One update; a loss or gradient that is not finite ends the run with the weights it had."""
+        self.settle(hyper, lr)
+        self.model.train()
+        self.clean = None
+        if measure:
+            self.clean, self.displacement = [p.detach().clone() for p in self.parameters], 0.0
+        with self._own_random():
+            try:
+                self.optimizer.step(*self._closures(self.row.cost(**{"k": hyper["k"]})))
+            except FloatingPointError:
+                self.alive = False
+        if self.clean is not None:
+            self.displacement /= float(torch.stack(torch._foreach_norm(self.clean)).norm())
+        self.updates += 1
+        if averages:
+            self._average()
+
+    def _average(self) -> None:
+        """The mean of the weights after every update since averaging began."""
+        now, self.averaged = [p.detach() for p in self.parameters], self.averaged + 1
+        if self.average is None:
+            self.average = [p.clone() for p in now]
+        else:
+            torch._foreach_lerp_(self.average, now, 1 / self.averaged)
+
+    @contextmanager
+    def measured(self) -> Iterator[torch.nn.Module]:
+        """The network as it is measured: with the average of its weights where there is one."""
+        if self.average is None:
+            yield self.model
+            return
+        with torch.no_grad():
+            kept = [p.detach().clone() for p in self.parameters]
+            torch._foreach_copy_(self.parameters, self.average)
+            try:
+                yield self.model
+            finally:
+                torch._foreach_copy_(self.parameters, kept)
+
+    @contextmanager
+    def as_measured(self) -> Iterator[torch.nn.Module]:
+        """That network with the BatchNorm statistics it is measured with, for whoever wants to keep it."""
+        with self.measured() as model, torch.no_grad(), self.problem.recalibrated(model, self.problem.held(self.which)["train"]):
+            yield model
+
+    def look(self) -> dict[str, float]:
+        """The metrics of the network as it is; the same weights are not measured twice."""
+        at = self.updates, self.averaged
+        if self.found is None or self.found[0] != at:
+            with self.measured() as model:
+                self.found = at, self.problem.measure(model, self.which)
+        return self.found[1]
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "model": {name: value.clone() for name, value in self.model.state_dict().items()},
+            "optimizer": self.optimizer.state_dict(),
+            "random": self.random,
+            "updates": self.updates,
+            "alive": self.alive,
+            "average": self.average,
+            "averaged": self.averaged,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.random, self.updates, self.alive = state["random"], state["updates"], state["alive"]
+        self.average = state["average"] and [v.to(self.device) for v in state["average"]]
+        self.averaged, self.found = state["averaged"], None
 
 
 class OneByOne:
-    """What ``rwp_edu.problems.mlp.MLP`` offers, for the network that ``build()`` makes; ``prepare`` turns stored images into its input.
+    """The engine of a race whose networks are trained one after another; what it offers is said in ``rwp_edu.batched.Batched``."""
 
-    The module must have no buffers: running statistics are not a function of the weights, so they would not be the same at all points.
+    title, threads = "one network after another", 1
 
-    >>> OneByOne(lambda: torch.nn.Linear(3, 2)).layout.size
-    8
-    """
+    def __init__(self, problem: Any, groups: Sequence[Group]):
+        self.problem, self.groups, self.seeds = problem, groups, len(problem.seeds)
+        self.runners = [[Runner(problem, which, group.method) for which in range(self.seeds)] for group in groups]
 
-    def __init__(self, build: Callable[[], torch.nn.Module], prepare: Callable[[Tensor], Tensor] = lambda x: x):
-        self._build, self._prepare = build, prepare
-        self._network = self._fresh(0)
-        if found := [name for name, _ in self._network.named_buffers()]:
-            raise ValueError(
-                f"this engine takes modules without buffers, found {', '.join(found)}: use GroupNorm instead of BatchNorm"
-            )
-        self.layout = Layout({name: p.shape for name, p in self._network.named_parameters()})
+    @property
+    def _all(self) -> list[Runner]:
+        return [runner for own in self.runners for runner in own]
 
-    def _fresh(self, seed: int) -> torch.nn.Module:
-        """A new module; torch initialises from the global random state, which is left as it was."""
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            return self._build()
+    @property
+    def alive(self) -> Tensor:
+        return torch.tensor([runner.alive for runner in self._all])
 
-    def init(self, generator: torch.Generator, dtype: torch.dtype = torch.float32) -> Tensor:
-        """The module's own initial weights, flat ``(P,)``."""
-        seed = int(torch.randint(2**62, (), generator=generator))
-        return self.layout.flatten([p.detach() for p in self._fresh(seed).parameters()]).to(dtype)
+    def settle(self) -> None:
+        """What was set is handed to every optimizer at its next step, so that all take it at the same update."""
 
-    def module(self, flat: Tensor) -> torch.nn.Module:
-        """An ordinary torch module with its own copy of the weights."""
-        module = self._fresh(0).to(flat.dtype)
-        with torch.no_grad():
-            for parameter, value in zip(module.parameters(), self.layout.split(flat)):
-                parameter.copy_(value)
-        return module
+    def update(self, alive: Sequence[int], lr_factor: float, progress: float, measure: bool) -> Iterator[None]:
+        done = min((runner.updates for e in alive for runner in self.runners[e] if runner.alive), default=0)
+        values = {e: (dict(self.groups[e].hyper), self.groups[e].hyper["lr"] * lr_factor) for e in alive}
+        for e in alive:
+            group, (hyper, lr) = self.groups[e], values[e]
+            todo = [runner for runner in self.runners[e] if runner.alive and runner.updates == done]
+            for runner in todo:
+                began = perf_counter()
+                runner.step(hyper, lr, progress >= hyper["swa"] and hyper["swa"] < 1, measure)
+                group.seconds += perf_counter() - began
+                yield
+            group.work += METHODS[group.method].cost(k=hyper["k"]).work if todo else 0
+            if measure:
+                group.displacement = torch.tensor([runner.displacement for runner in self.runners[e]])
 
-    def _apply(self, views: list[Tensor], x: Tensor) -> Tensor:
-        return functional_call(self._network, dict(zip(self.layout.names, views)), (self._prepare(x).to(views[0].dtype),))
+    def weights(self) -> Tensor:
+        """The weights (E, S, P) that are measured."""
+        rows = []
+        for runner in self._all:
+            with runner.measured():
+                rows.append(torch.cat([p.detach().flatten() for p in runner.parameters]))
+        return torch.stack(rows).view(len(self.groups), self.seeds, -1)
 
-    def logits(self, w: Tensor, x: Tensor) -> Tensor:
-        """``w`` (N, P) and ``x`` (N, B, ...) give (N, B, classes)."""
-        with torch.no_grad():
-            return torch.stack(
-                [torch.cat([self._apply(self.layout.split(v), c) for c in own.split(CHUNK)]) for v, own in zip(w, x)]
-            )
+    def look(self) -> Iterator[None]:
+        for runner in self._all:
+            runner.look()
+            yield
 
-    def gradient(self, w: Tensor, x: Tensor, y: Tensor) -> Tensor:
-        """Gradient (N, P) of the mean cross-entropy of each weight vector on its own batch; ``y`` is (N, B)."""
-        found = torch.empty_like(w)
-        for v, own, labels, slot in zip(w, x, y, found):
-            views = [view.detach().requires_grad_() for view in self.layout.split(v)]
-            with torch.enable_grad():
-                loss = cross_entropy(self._apply(views, own), labels)
-            self.layout.flatten(torch.autograd.grad(loss, views), out=slot)
-        return found
+    def measure(self) -> list[dict[str, Tensor]]:
+        found = [[runner.look() for runner in own] for own in self.runners]
+        return [{name: torch.tensor([f[name] for f in own], dtype=torch.float64) for name in own[0]} for own in found]
+
+    def state(self) -> list[list[dict[str, Any]]]:
+        return [[runner.state() for runner in own] for own in self.runners]
+
+    def restore(self, state: list[list[dict[str, Any]]]) -> None:
+        for own, kept in zip(self.runners, state, strict=True):
+            for runner, known in zip(own, kept, strict=True):
+                runner.restore(known)

@@ -49,6 +49,8 @@ class Parameter:
         """The allowed values in words."""
         if self.choices:
             return "one of " + ", ".join(self.choices)
+        if self.type is str:
+            return "text"
         number, form = ("a whole number", ".0f") if self.type is int else ("a finite number", "g")
         if self.high == math.inf:
             return f"{number} >= {self.low:{form}}"
@@ -66,6 +68,10 @@ class Parameter:
         """
         if self.choices:
             if value not in self.choices:
+                raise ValueError(f"{self.name} must be {self.allowed}, got {value!r}")
+            return value
+        if self.type is str:
+            if not isinstance(value, str):
                 raise ValueError(f"{self.name} must be {self.allowed}, got {value!r}")
             return value
         try:

@@ -1,4 +1,4 @@
-"""Schedules of the scale of a perturbation (sigma or rho), with a start and an end.
+"""Schedules of the scale of a perturbation (sigma or rho), with a start and an end; and of the learning rate.
 
     constant     end
     linear       start + (end - start) p
@@ -25,6 +25,24 @@ SHAPES: dict[str, Callable[[float, float, float], float]] = {
     "cosine": lambda start, end, p: start + (end - start) * (1 - math.cos(math.pi * p)) / 2,
     "switch-off": lambda start, end, p: end if p < 0.8 else 0.0,
 }
+
+LEARNING_RATES: dict[str, Callable[[float], float]] = {
+    "cosine": lambda p: (1 + math.cos(math.pi * p)) / 2,
+    "constant": lambda p: 1.0,
+    "linear": lambda p: 1 - p,
+    "steps": lambda p: 0.1 ** ((p >= 0.5) + (p >= 0.75)),
+    "warm-up": lambda p: min(20 * p + 0.02, 1.0) * (1 + math.cos(math.pi * p)) / 2,
+}
+
+
+def learning_rate(shape: str, progress: float) -> float:
+    """The factor of the learning rate at ``progress`` from 0 to 1: ``cosine`` and ``linear`` fall to 0, ``steps`` divides by ten at one half
+    and at three quarters, ``warm-up`` is a cosine whose first twentieth grows from near 0.
+
+    >>> [learning_rate("steps", p) for p in (0, 0.5)]
+    [1.0, 0.1]
+    """
+    return LEARNING_RATES[shape](min(max(progress, 0.0), 1.0))
 
 
 def scale(shape: str, start: float, end: float, progress: float) -> float:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from rwp_edu import methods, problems
 from rwp_edu.parameters import Parameter, Values, unknown
-from rwp_edu.schedules import SHAPES
+from rwp_edu.schedules import LEARNING_RATES, SHAPES
 
 TRAINING: dict[str, Parameter] = {
     row.name: row
@@ -20,11 +20,13 @@ TRAINING: dict[str, Parameter] = {
         Parameter("weight_decay", "wd", 0.01, "weight decay (L2, at the clean weights)", slider=(0.0, 0.1), step=0.001,
                   title="weight decay"),
         Parameter("momentum", "μ", 0.9, "momentum of the base optimizer", high=0.999, slider=(0.0, 0.99), title="momentum"),
-        Parameter("schedule", "", "cosine", "learning rate over the updates", choices=("cosine", "constant"),
+        Parameter("schedule", "", "cosine", "learning rate over the updates", choices=tuple(LEARNING_RATES),
                   title="learning rate schedule"),
         Parameter("scale", "", "constant", "σ and ρ over the updates: constant, growing, or switched off for the last fifth",
                   choices=tuple(SHAPES), title="schedule of the scale"),
         Parameter("scale_start", "", 0.0, "where a growing schedule starts, as a fraction of σ and ρ", high=1.0, title="start of the schedule"),
+        Parameter("swa", "", 1.0, "weights are averaged, and measured, after this fraction of the updates (SWA); 1: never", high=1.0,
+                  ticks=((0.75, "published"), (1.0, "never")), title="averaging from"),
         Parameter("steps", "T", 400, "updates of a whole training", low=1, high=1_000_000, slider=(100, 2000), step=100,
                   live=False, title="updates in all"),
         Parameter("seeds", "S", 8, "runs per method, each with its own data, start and batches",

@@ -20,15 +20,17 @@ import numpy as np
 import torch
 
 from rwp_edu import problems
-from rwp_edu.batched import SGD, Group, update
+from rwp_edu.batched import Batched, Group
 from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
 from rwp_edu.problems import Problem
-from rwp_edu.schedules import scale
+from rwp_edu.one_by_one import OneByOne
+from rwp_edu.schedules import learning_rate, scale
 from rwp_edu.settings import LIVE, WATCHED, Settings
 
 DEVICES = ("auto", "cpu", "cuda")
+ENGINES = {"batched": Batched, "one by one": OneByOne}
 
 
 def device_named(name: str) -> torch.device:
@@ -41,10 +43,10 @@ def device_named(name: str) -> torch.device:
 
 
 @contextmanager
-def one_thread() -> Iterator[None]:
-    """Small products are several times faster on one thread; the other core is left to the notebook."""
+def one_thread(number: int | None = 1) -> Iterator[None]:
+    """Small products are several times faster on one thread; the other core is left to the notebook. None: as many as there are."""
     before = torch.get_num_threads()
-    torch.set_num_threads(1)
+    torch.set_num_threads(number or before)
     try:
         yield
     finally:
@@ -213,17 +215,24 @@ class Run:
             Group(e.method, {}, [generator(seed, "noise", device=self.device) for seed in self.record.seeds])
             for e in s.entrants
         ]
-        self.base = SGD(self.problem.init().repeat(len(self.groups), 1))
+        self.engine = ENGINES[self.record.problem.engine](self.problem, self.groups)
         self.background = False
         self.flatness_seconds, self.looks = 0.0, 0
         self._measuring: tuple[dict[str, np.ndarray], Future] | None = None
-        self._died = torch.full((len(self.base.w),), -1, device=self.device)
+        self._died = torch.full_like(self.engine.alive, -1, dtype=torch.long)
+        self._pieces: Iterator[None] | None = None
+        self._drawn = -1
         self._settled()
-        with one_thread():
+        with one_thread(self.engine.threads):
             self.record.reference = {
                 name: value.cpu().numpy() for name, value in self.record.problem.truth(self.problem).items()
             }
             self.write()
+
+    @property
+    def base(self) -> Any:
+        """The base optimizer of all runs at once, in the batched engine."""
+        return self.engine.base
 
     @property
     def finished(self) -> bool:
@@ -253,10 +262,7 @@ class Run:
         for group, entrant in zip(self.groups, s.entrants):
             group.settings = group.hyper = s.of(entrant)
         self._batches = max(METHODS[g.method].cost(k=g.hyper["k"]).batches for g in self.groups)
-        self._base = {
-            name: self.base.w.new_tensor([[g.hyper[name]] for g in self.groups for _ in range(s.seeds)])
-            for name in ("lr", "momentum", "weight_decay")
-        }
+        self.engine.settle()
 
     def _scale(self) -> None:
         """Sigma and rho of every group at this update, after the entrant's schedule."""
@@ -265,39 +271,54 @@ class Run:
                 factor = scale(shape, group.settings["scale_start"], 1.0, self.updates / self.settings.steps)
                 group.hyper = group.settings | {name: factor * group.settings[name] for name in ("sigma", "rho")}
 
-    def _lr_factor(self) -> float:
-        s = self.settings
-        return 1.0 if s.schedule == "constant" else (1 + math.cos(math.pi * self.updates / s.steps)) / 2
-
     def step(self) -> None:
         """One update of every run that is alive; the live screen and the synchronous path both come here."""
-        if self.finished:
-            return
-        writes = (self.updates + 1) % self.settings.record_every == 0 or self.updates + 1 == self.settings.steps
+        while self.piece():
+            pass
+
+    def piece(self) -> bool:
+        """A part of an update: a network of its own, where the engine trains one after another. Is there more of this update?
+
+        After an error or an interrupt the same update goes on where it was: nobody gets an update more than the others.
+        """
+        if self._pieces is None:
+            if self.finished:
+                return False
+            self._pieces = self._update()
+        try:
+            next(self._pieces)
+            return True
+        except StopIteration:
+            self._pieces = None
+            return False
+        except BaseException:
+            self._pieces = None
+            raise
+
+    @property
+    def whole(self) -> bool:
+        """Between two updates, not within one?"""
+        return self._pieces is None
+
+    def _update(self) -> Iterator[None]:
+        s = self.settings
+        writes = (self.updates + 1) % s.record_every == 0 or self.updates + 1 == s.steps
         alive = [e for e, dead in enumerate((self.record.diverged >= 0).all(1)) if not dead]
-        w = self.base.w.view(len(self.groups), self.settings.seeds, -1)
-        self.problem.next(self._batches)
+        if self._drawn != self.updates:
+            self.problem.next(self._batches)
+            self._drawn = self.updates
         self._scale()
-        with torch.no_grad():
-            found = update(
-                [w[e] for e in alive], [self.groups[e] for e in alive], self.problem.layout, self.problem.gradients, writes
-            )
-            g = torch.zeros_like(w)
-            for e, gradient in zip(alive, found):
-                g[e] = gradient
-            began = perf_counter()
-            was_alive = self.base.alive.clone()
-            self.base.step(g.view_as(self.base.w), **{**self._base, "lr": self._base["lr"] * self._lr_factor()})
-            self.updates += 1
-            self._died[was_alive & ~self.base.alive] = self.updates
-        for e in alive:
-            self.groups[e].seconds += (perf_counter() - began) / len(alive)
+        before, factor = self.engine.alive.clone(), learning_rate(s.schedule, self.updates / s.steps)
+        yield from self.engine.update(alive, factor, (self.updates + 1) / s.steps, writes)
+        self.updates += 1
+        self._died[before & ~self.engine.alive] = self.updates
         if writes:
+            yield from self.engine.look()
             self.write()
 
     def advance(self, updates: int) -> None:
         """Take up to ``updates`` steps, fewer if the run finishes."""
-        with one_thread():
+        with one_thread(self.engine.threads):
             for _ in range(updates):
                 self.step()
             self.collect(wait=self.finished)
@@ -307,11 +328,11 @@ class Run:
         if self.record.rows and self.record.rows[-1]["updates"] == self.updates:
             return
         shape = (len(self.groups), self.settings.seeds)
+        measured, problem = self.engine.measure(), self.record.problem
         with torch.no_grad():
-            w = self.base.w.view(*shape, -1)
-            measured = [self.problem.measure(weights) for weights in w]
-            for profile in self.record.problem.profiles:
-                self.record.profiles[profile.name] = np.stack([getattr(self.problem, profile.name)(v).cpu().numpy() for v in w])
+            for profile in problem.profiles:
+                of = getattr(self.problem, profile.name)
+                self.record.profiles[profile.name] = np.stack([of(v).cpu().numpy() for v in self.engine.weights()])
         nothing = torch.full((self.settings.seeds,), math.nan)
         row = {name: np.stack([m[name].cpu().numpy() for m in measured]).astype(float) for name in measured[0]}
         row["perturbation"] = np.stack(
@@ -326,7 +347,7 @@ class Run:
         every = self.settings.flatness_every
         last = self.updates >= self.settings.steps
         if self.record.problem.flatness and every and (last or self.updates % every < self.settings.record_every):
-            self._look(row, w.clone())
+            self._look(row, self.engine.weights().clone())
 
     def _look(self, row: dict[str, np.ndarray], w: torch.Tensor) -> None:
         """Measure flatness at weights (E, S, P) for a row of the record; a measurement still going on takes precedence."""
@@ -342,7 +363,7 @@ class Run:
     def _flatness(self, w: torch.Tensor) -> dict[str, np.ndarray]:
         from rwp_edu.flatness import LOOKS
 
-        began, look = perf_counter(), LOOKS[self.settings.problem]
+        began, look = perf_counter(), LOOKS[self.record.problem.family]
         with torch.no_grad():
             found = [look(self.problem, weights) for weights in w]
         self.flatness_seconds += perf_counter() - began

@@ -248,8 +248,8 @@ ALL_METHODS = ", ".join(METHODS)
 ERRORS = [
     ([], "lab, methods, train, sweep, reproduce, bench"),
     (["trian"], "did you mean 'train'? (there is: lab, methods, train, sweep, reproduce, bench)"),
-    (["train"], "(there is: digits, fine-tuning, sensing)"),
-    (["train", "mnist"], "unknown problem 'mnist' (there is: digits, fine-tuning, sensing)"),
+    (["train"], "(there is: digits, fine-tuning, sensing, images, cifar10, cifar100, fashion-mnist, folder:PATH"),
+    (["train", "mnist"], "unknown problem 'mnist' (there is: digits, fine-tuning, sensing, images, cifar10, cifar100, fashion-mnist, folder:PATH"),
     ([*SMALL, "--methods", "sgd,msgd"], f"unknown method 'msgd'; did you mean 'sgd'? (there is: {ALL_METHODS})"),
     ([*SMALL, "--methods", ""], f"(there is: {ALL_METHODS})"),
     ([*SMALL, "--methods", "m-rwp:sgma=1"], "unknown parameter of m-rwp 'sgma'; did you mean 'sigma'? (there is: sigma, kind"),

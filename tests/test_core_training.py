@@ -283,7 +283,7 @@ def test_a_live_setting_acts_on_those_that_have_it_and_do_not_pin_it_and_on_nobo
     """``beta`` and ``eta`` act through the history, ``scale_start`` through a schedule that grows."""
     row = PARAMETERS[name]
     if row.choices:
-        new = next(c for c in ("layer-wise", "switch-off", *reversed(row.choices)) if c in row.choices and c != row.default)
+        new = next(c for c in ("layer-wise", "switch-off", "linear", *reversed(row.choices)) if c in row.choices and c != row.default)
     else:
         new = next(v for v in (row.slider[1], row.slider[0]) if v != row.default)
     growing = {"scale": "linear"} if name == "scale_start" else {}
@@ -291,7 +291,7 @@ def test_a_live_setting_acts_on_those_that_have_it_and_do_not_pin_it_and_on_nobo
     changed.set(**{name: new})
     for run in (changed, plain):
         run.advance(20)
-    for entrant, a, b in zip(METHODS, *(run.base.w.view(len(METHODS), 2, -1) for run in (changed, plain))):
+    for entrant, a, b in zip(METHODS, *(run.engine.weights() for run in (changed, plain))):
         acts = acts_on(name if name != "scale_start" else "scale", entrant)
         assert torch.allclose(a, b, rtol=0, atol=1e-6) == (not acts), entrant
 

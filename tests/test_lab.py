@@ -137,6 +137,24 @@ def test_copied_code_of_fine_tuning_repeats_the_run():
     assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=3e-3)
 
 
+PICTURES = {"problem": "images", "seeds": 1, "steps": 20, "seed": 3, "train": 60, "test": 100, "batch": 20, "width": 4}
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"methods": "m-rwp", "crop": 1, "flip": "on", "cutout": 2, "label_smoothing": 0.1, "clip": 0.5},
+        {"methods": "sgd", "norm": "batch", "precision": "bfloat16", "clip": 0.5, "schedule": "warm-up"},
+        {"methods": "lpf-sgd:k=2", "model": "mlp", "base": "adamw", "lr": 0.01, "schedule": "steps"},
+    ],
+)
+def test_copied_code_of_pictures_repeats_the_run(changes):
+    lab = rwp_edu.lab.race(**PICTURES | changes)
+    lab.run()
+    found = subprocess.run([sys.executable, "-c", lab.code()], capture_output=True, text=True, check=True)
+    assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=1e-3)
+
+
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_runs(name):
     lab = rwp_edu.lab.race(seeds=2)

@@ -91,6 +91,8 @@ class Control:
         common = {"value": value, "tooltip": f"{row.meaning}; {row.allowed}", "layout": {"width": "100%", "margin": "0"}}
         if row.choices:
             return w.Dropdown(options=row.choices, **common)
+        if row.type is str:
+            return w.Text(continuous_update=False, placeholder="none", **common)
         if row.name == "seed":
             return w.BoundedIntText(min=0, max=2**31, **common)
         low, high = row.slider

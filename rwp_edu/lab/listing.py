@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rwp_edu import methods
+from rwp_edu import methods, problems
 from rwp_edu.optim import OPTIMIZERS
 from rwp_edu.settings import Entrant, Settings
 
@@ -21,7 +21,6 @@ class Listing:
     batches: tuple[str, ...]
     axis: int
     result: str
-
 
 LISTINGS = {
     "digits": Listing(
@@ -53,6 +52,26 @@ criterion = torch.nn.CrossEntropyLoss()
         ("*problem.draw()", "*problem.draw(1)"),
         1,
         """    accuracy = (model(problem.test_x[0]).argmax(-1) == problem.test_y[0]).double().mean().item()
+print(f"test accuracy {accuracy:.4f}")
+""",
+    ),
+    "images": Listing(
+        """from rwp_edu.datasets import pictures
+from rwp_edu.problems.images import Images
+
+problem = Images(
+    [{seed}], pictures({problem!r}, {size}), batch={batch}, train={train}, test={test}, label_noise={label_noise:g}, model={model!r}, norm={norm!r},
+    width={width}, weights={weights!r}, crop={crop}, flip={flip_on}, cutout={cutout}, label_smoothing={label_smoothing:g},
+    recalibrate={recalibrate_on}, bfloat16={bfloat16},
+)
+model = problem.module()
+""",
+        "model.parameters()",
+        ("images", "labels"),
+        "problem.loss(model(images), labels)",
+        ("*problem.draw()", "*problem.draw(1)"),
+        0,
+        """    accuracy = problem.measure(model, 0)["test_accuracy"]
 print(f"test accuracy {accuracy:.4f}")
 """,
     ),
@@ -93,9 +112,14 @@ def _step(listing: Listing, row: methods.Method, k: int) -> list[str]:
 
 def code(settings: Settings, entrant: str) -> str:
     """A plain training loop with the optimizer, for the first seed: it repeats that run of the race (without sliders moved)."""
-    e, listing = Entrant.parse(entrant), LISTINGS[settings.problem]
+    family = problems.get(settings.problem).family
+    if settings.problem in problems.OWN:
+        return "# The problem is your own, and so is the loop: see the lesson Use it in your own training.\n"
+    e, listing = Entrant.parse(entrant), LISTINGS[family]
     row, values = methods.get(e.method), settings.of(e)
-    base = f"torch.optim.SGD({listing.parameters}, lr={values['lr']:g}, momentum={values['momentum']:g}, weight_decay={values['weight_decay']:g})"
+    more = vars(settings)
+    kind, momentum = ("AdamW", "") if more.get("base") == "adamw" else ("SGD", f"momentum={values['momentum']:g}, ")
+    base = f"torch.optim.{kind}({listing.parameters}, lr={values['lr']:g}, {momentum}weight_decay={values['weight_decay']:g})"
     if row.name == "sgd":
         imports, optimizer = "", f"optimizer = {base}"
     else:
@@ -110,6 +134,11 @@ def code(settings: Settings, entrant: str) -> str:
     if settings.schedule == "cosine":
         schedule = f"scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max={settings.steps})\n"
         lines = [*lines, "scheduler.step()"]
+    elif settings.schedule != "constant":
+        imports += "from rwp_edu.schedules import learning_rate\n"
+        factor = f"lambda update: learning_rate({settings.schedule!r}, update / {settings.steps})"
+        schedule = f"scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, {factor})\n"
+        lines = [*lines, "scheduler.step()"]
     moving = [name for name in ("sigma", "rho") if name in row.parameters and values["scale"] != "constant"]
     for name in moving:
         start, end = values["scale_start"] * values[name], values[name]
@@ -118,14 +147,29 @@ def code(settings: Settings, entrant: str) -> str:
         lines = [*lines, f"{name}_schedule.step()"]
     if moving:
         imports += "from rwp_edu.schedules import ScaleSchedule\n"
+    if more.get("clip"):
+        of = "optimizer" if row.name == "sgd" else "optimizer.base"
+        schedule += f"""
+
+def clip(*_):
+    torch.nn.utils.clip_grad_norm_(model.parameters(), {settings.clip:g})
+
+
+{of}.register_step_pre_hook(clip)
+"""
+    settled = settings.to_dict() | {f"{name}_on": value == "on" for name, value in settings.to_dict().items()}
+    settled["bfloat16"] = more.get("precision") == "bfloat16"
     loop = "".join(f"    {line}\n" for line in lines)
+    loss = f"loss = {listing.loss}"
+    if more.get("precision") == "bfloat16":
+        loss = f'with torch.autocast("cpu", torch.bfloat16):\n            {loss}'
     return f"""import torch
-{imports}{listing.setup.format(**settings.to_dict())}{optimizer}
+{imports}{listing.setup.format(**settled)}{optimizer}
 {schedule}
 
 def loss_on({", ".join(listing.data)}):
     def closure():
-        loss = {listing.loss}
+        {loss}
         loss.backward()
         return loss
 

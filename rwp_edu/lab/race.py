@@ -108,8 +108,8 @@ class Race:
         """Put the state to a preset (and start afresh, keeping the former run as a ghost)."""
         if name not in PRESETS:
             raise unknown("preset", name, PRESETS)
-        show = self.state.show if PRESETS[name].problem == self.state.problem else ()
-        state = RaceState(pace=self.state.pace).replace(**PRESETS[name].changes, show=show)
+        show = self.state.show if PRESETS[name].suits(self.state.problem) else ()
+        state = RaceState(pace=self.state.pace).replace(**PRESETS[name].state(self.state.problem), show=show)
         if state.problem != self.state.problem:
             self.set(**vars(state))
             return

@@ -15,12 +15,11 @@ import ipywidgets as w
 import numpy as np
 import plotly.graph_objects as go
 
-from rwp_edu import figures, methods
+from rwp_edu import figures, methods, problems
 from rwp_edu.lab import words
 from rwp_edu.lab.controls import STYLE, Chips, Control
 from rwp_edu.lab.live import Live
 from rwp_edu.lab.state import PRESETS, VIEW
-from rwp_edu.problems import PROBLEMS
 from rwp_edu.settings import parameters
 from rwp_edu.training import one_thread
 
@@ -90,7 +89,8 @@ class Screen(Live):
         self.save = self._button("Save record", "download", "write the record so far as JSON into rwp_edu_runs/", "save")
         select = {"layout": {"width": "auto"}}
         self.preset = w.Dropdown(tooltip="a question with settings that answer it", **select)
-        self.problem = w.Dropdown(options=[(row.title, name) for name, row in PROBLEMS.items()], value=self.race.state.problem,
+        known = problems.PROBLEMS | problems.OWN | {self.race.state.problem: problems.get(self.race.state.problem)}
+        self.problem = w.Dropdown(options=[(row.title, name) for name, row in known.items()], value=self.race.state.problem,
                                   tooltip="what is trained; a run that is left waits here for you", **select)  # fmt: skip
         self.problem.observe(lambda change: self.store("problem", change["new"]), names="value")
         self.preset.observe(lambda change: change["new"] and self.store("preset", change["new"]), names="value")
@@ -115,7 +115,7 @@ class Screen(Live):
             return
         self._controls_for = state.problem
         rows = parameters(state.problem)
-        own = tuple(row.name for row in PROBLEMS[state.problem].parameters)
+        own = tuple(row.name for row in problems.get(state.problem).parameters)
         names = (*PERTURBATION, *DETAILS, *TRAINING, *own, *PROBLEM)
         self.controls = {name: Control(rows[name], getattr(state, name), self.store) for name in names}
 
@@ -125,10 +125,10 @@ class Screen(Live):
         def folded(title: str, children: list[w.Widget]) -> list[w.Widget]:
             return [w.Accordion([w.VBox(children)], titles=[title], selected_index=None)] if children else []
 
-        presets = ((p.title, name) for name, p in PRESETS.items() if p.problem == state.problem)
+        presets = ((p.title, name) for name, p in PRESETS.items() if p.suits(state.problem))
         self.preset.options = [("preset ...", ""), *presets]
         self.preset.value = ""
-        row = PROBLEMS[state.problem]
+        row = problems.get(state.problem)
         third = [(f"third: {row.metric(row.panels[2]).title}", ""), *((f"third: {m.title}", m.name) for m in row.flatness)]
         self.third.options, self.third.layout.display = third, None if row.flatness else "none"
         self.left.children = [
@@ -260,13 +260,13 @@ class Screen(Live):
         began, done = self._clock
         end = time.perf_counter() + SLICE
         with one_thread():
-            while not run.finished and time.perf_counter() < end:
-                if pace and run.updates >= done + (time.perf_counter() - began) * pace:
+            while not (run.finished and run.whole) and time.perf_counter() < end:
+                if run.whole and pace and run.updates >= done + (time.perf_counter() - began) * pace:
                     break
-                run.step()
+                run.piece()
         if pace and run.updates < done + (time.perf_counter() - began) * pace - pace:
             self._clock = (time.perf_counter(), run.updates)
-        if run.finished:
+        if run.finished and run.whole:
             self._stop("finished")
 
     def fail(self, error: Exception) -> None:
@@ -295,7 +295,7 @@ class Screen(Live):
                 control.explain(unused or ("acts at Reset" if name in waiting else ""), off=bool(unused))
             self.chips.show(state, race.record.entrants)
             self.axis.value, self.smoothing.value = state.x, state.smoothing
-            self.third.value = state.third if PROBLEMS[state.problem].flatness else ""
+            self.third.value = state.third if problems.get(state.problem).flatness else ""
             self.pace.value = min(PACES.values(), key=lambda pace: abs(pace - state.pace))
             if self.coded.options != state.methods:
                 chosen = self.coded.value

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from rwp_edu.handwritten import NetworkObjective, of_sensing
-from rwp_edu.objective import Objective
+from rwp_edu.objective import Objective, of_networks
 from rwp_edu.problems import Problem
+from rwp_edu.problems.networks import Networks
 from rwp_edu.training import Run
 
 
@@ -22,6 +23,7 @@ def _of_networks(problem: Any, w: Tensor, which: int, data: str) -> Objective:
 OBJECTIVES: dict[str, tuple[tuple[str, ...], Callable[..., Objective]]] = {
     "digits": (("train", "test"), _of_networks),
     "fine-tuning": (("train", "test"), _of_networks),
+    "images": (("train", "test"), of_networks),
     "sensing": (("train",), lambda problem, w, which, data: of_sensing(problem, w, which)),
 }
 """Per problem: on which data there is a loss, and that loss for weights (P,) of one seed: (problem, w, which seed, data)."""
@@ -40,13 +42,14 @@ class Solutions:
 
     def __init__(self, run: Run):
         settings = run.settings
-        if settings.problem not in OBJECTIVES:
+        family = run.record.problem.family
+        if family not in OBJECTIVES:
             raise ValueError(f"there is no looking around in {settings.problem} (there is in: {', '.join(OBJECTIVES)})")
         self.entrants, self.seeds, self.updates = settings.methods, run.record.seeds, run.updates
         self.row: Problem = run.record.problem
         self.problem = run.problem
-        self.w = run.base.w.view(len(self.entrants), len(self.seeds), -1).clone()
-        self.data, self._objective = OBJECTIVES[settings.problem]
+        self.w = run.engine.weights().clone()
+        self.data, self._objective = OBJECTIVES[family]
 
     def weights(self, entrant: str, which: int) -> Tensor:
         """The weights (P,) of an entrant with seed number ``which``."""
@@ -58,6 +61,8 @@ class Solutions:
 
     def read(self, w: Tensor, which: int) -> dict[str, float]:
         """Every metric of the problem at any weights (P,), with the data of seed number ``which``."""
+        if isinstance(self.problem, Networks):
+            return self.problem.measure(self.problem.at(w, which), which)
         with torch.no_grad():
             measured = self.problem.measure(w.expand(len(self.seeds), -1).contiguous())
         return {name: float(values[which]) for name, values in measured.items()}

@@ -7,7 +7,7 @@ from typing import Any
 
 from rwp_edu.figures import X_AXES
 from rwp_edu.parameters import Parameter, unknown, written
-from rwp_edu.problems import PROBLEMS
+from rwp_edu.problems import PROBLEMS, get
 from rwp_edu.settings import DEFAULT, Settings, parameters
 
 FLATNESS = {metric.name: metric.title for row in PROBLEMS.values() for metric in row.flatness}
@@ -65,13 +65,25 @@ class RaceState(Settings):
 
 @dataclass(frozen=True)
 class Preset:
+    """``changes`` from the defaults of a problem, or of another one of the same family; ``twice`` as many updates, where it says so."""
+
     title: str
     question: str
     changes: dict[str, Any]
+    twice: bool = False
 
     @property
     def problem(self) -> str:
         return self.changes.get("problem", DEFAULT)
+
+    def suits(self, problem: str) -> bool:
+        return get(problem).family == self.problem
+
+    def state(self, problem: str) -> dict[str, Any]:
+        """The changes of a state that is at ``problem`` now."""
+        problem = problem if self.suits(problem) else self.problem
+        more = {"steps": 2 * parameters(problem)["steps"].default} if self.twice else {}
+        return self.changes | {"problem": problem} | more
 
 
 PRESETS: dict[str, Preset] = {
@@ -112,6 +124,22 @@ PRESETS: dict[str, Preset] = {
         "Just weight decay?",
         "With three times the weight decay SGD learns fewer of the wrong labels. How much is left of the gain?",
         {"problem": "fine-tuning", "methods": "sgd,sgd:weight_decay=0.1,sam,rwp,nso"},
+    ),
+    "pictures-controls": Preset(
+        "Is it the noise?",
+        "m-RWP sees two batches per update. With σ = 0 only the second batch is left: does it explain the gain?",
+        {"problem": "images", "methods": "sgd,m-rwp:sigma=0,m-rwp,rwp"},
+    ),
+    "pictures-twice": Preset(
+        "Twice the updates",
+        "SGD with the gradients that SAM and m-RWP cost. Look at the faint lines of the run before: who leads at equal cost?",
+        {"problem": "images", "methods": "sgd", "x": "gradients"},
+        twice=True,
+    ),
+    "pictures-batch-norm": Preset(
+        "BatchNorm",
+        "Running statistics are gathered at the perturbed weights. Measured as they are, without recalibration, whose accuracy suffers?",
+        {"problem": "images", "norm": "batch", "recalibrate": "off"},
     ),
     "too-few-measurements": Preset(
         "Zero loss, useless",

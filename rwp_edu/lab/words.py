@@ -38,7 +38,7 @@ def _of_sensing(label: dict[int, str], last: dict[str, np.ndarray], first: int) 
     return f" {label[fits]} fits its measurements best (training error {last['train_error'][fits].mean():.1g}), yet its distance² is {far:.2g}; WWᵀ = 0 has 1."
 
 
-REMARKS = {"digits": _of_digits, "fine-tuning": _of_digits, "sensing": _of_sensing}
+REMARKS = {"digits": _of_digits, "fine-tuning": _of_digits, "images": _of_digits, "sensing": _of_sensing}
 
 
 def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
@@ -58,8 +58,8 @@ def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
         text += f"; {label[others[0]]} has {said[others[0]]}{_lead(values[first], values[others[0]], score)}"
     text += "."
     text += "".join(f" {label[e]}: {said[e]}." for e in others[1:] if record.entrants[e] == "sgd")
-    if others and record.settings.problem in REMARKS:
-        text += REMARKS[record.settings.problem](label, last, first)
+    if others and record.problem.family in REMARKS:
+        text += REMARKS[record.problem.family](label, last, first)
     lost = [
         f"{label[e]} ({(record.diverged[e] >= 0).sum()} of {len(values[e])})" for e in rows if (record.diverged[e] >= 0).any()
     ]

@@ -1,14 +1,20 @@
 """What there is to train on: the table of problems, with their settings and what is measured.
 
-A problem is a class made for S seeds: ``layout`` (of the flat weights), ``init()`` (S, P), ``next(batches)`` before every update,
+A problem of the batched engine is a class made for S seeds: ``layout`` (of the flat weights), ``init()`` (S, P), ``next(batches)`` before every update,
 ``gradients(points, groups)`` and ``measure(w)``, which gives a value (S,) for every metric; a curve that is not over time, such
-as a spectrum, is a method of that name that gives (S, N). ``state()`` and ``restore(state)`` keep the order of batches in checkpoints.
+as a spectrum, is a method of that name that gives (S, N). ``state()`` and ``restore(state)`` keep the order of batches in checkpoints. Networks that are trained one after
+another are ``rwp_edu.problems.networks.Networks``.
+
+``images`` has the bundled digits as pictures; the same row serves ``cifar10``, ``cifar100``, ``fashion-mnist`` and ``folder:PATH``, and
+:func:`add` makes one of any module with any data.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -16,10 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rwp_edu.datasets import FOLDER, pictures
+from rwp_edu.models import MODELS, NORMS
 from rwp_edu.parameters import Parameter, unknown
 from rwp_edu.problems.digits import POOL, Digits
 from rwp_edu.problems.fine_tuning import KNOWN, FineTuning
 from rwp_edu.problems.fine_tuning import POOL as SHOTS
+from rwp_edu.problems.images import Images
+from rwp_edu.problems.networks import BASES
+from rwp_edu.problems.own import Own
 from rwp_edu.problems.sensing import Sensing
 
 
@@ -66,7 +77,7 @@ class Problem:
 
     ``flatness`` are metrics that cost much more than an update: ``rwp_edu.flatness`` measures them, when asked for.
     ``here`` has what common settings have in other ways: ``{"lr": {"default": 0.01}}``. The first metric decides who leads.
-    ``pins`` are values for single methods that no common setting moves. ``truth(problem)`` gives what the truth has of some metrics and profiles, if there is one.
+    ``pins`` are values for single methods that no common setting moves. ``engine`` is how its networks are trained. ``truth(problem)`` gives what the truth has of some metrics and profiles, if there is one.
     """
 
     name: str
@@ -82,6 +93,13 @@ class Problem:
     flatness: tuple[Metric, ...] = ()
     wrong: Callable[[Any], str] = lambda settings: ""
     truth: Callable[[Any], dict[str, Tensor]] = lambda problem: {}
+    engine: str = "batched"
+    like: str = ""
+
+    @property
+    def family(self) -> str:
+        """The row of the table that it was made from, if not itself one."""
+        return self.like or self.name
 
     @property
     def score(self) -> Metric:
@@ -101,6 +119,12 @@ def _root_of_the_truth(problem: Sensing) -> dict[str, Tensor]:
     values, vectors = torch.linalg.eigh(problem.truth)
     w = ((vectors * values.clamp(min=0).sqrt()[:, None]) @ vectors.mT).flatten(1)
     return {name: problem.measure(w)[name] for name in ("trace", "nuclear")} | {"spectrum": problem.spectrum(w)}
+
+
+def _images(s: Any, seeds: Any, device: Any, dtype: Any) -> Images:
+    names = ("batch", "train", "test", "label_noise", "model", "norm", "width", "weights", "crop", "cutout", "label_smoothing", "base", "clip")
+    on = {"flip": s.flip == "on", "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16"}
+    return Images(seeds, pictures(s.problem, s.size), **{name: getattr(s, name) for name in names}, **on, device=device, dtype=dtype)
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -224,12 +248,139 @@ PROBLEMS: dict[str, Problem] = {
             wrong=lambda s: f"rank must not exceed d, got rank={s.rank}, d={s.d}" if s.rank > s.d else "",
             truth=_root_of_the_truth,
         ),
+        Problem(
+            "images",
+            "Pictures (bundled digits)",
+            _images,
+            metrics=(
+                Metric("test_accuracy", "test accuracy, %", "test accuracy", (60, 100, 5), 100.0, 1, high_is_good=True),
+                Metric("train_loss", "training loss (given labels)", "training loss", (0, 2, 0.5)),
+                Metric("test_loss", "test loss", "test loss", (0, 2, 0.5)),
+                Metric("train_accuracy", "training accuracy (given labels), %", "training accuracy", (0, 100, 20), 100.0, 1),
+                Metric("wrong_labels_learnt", "wrong labels learnt, %", "wrong labels learnt", (0, 100, 20), 100.0, 0),
+                Metric("distance", "distance from the start, ‖w - w₀‖", "distance", (0, 20, 5), digits=1),
+            ),
+            flatness=(
+                Metric("trace", "trace of the Hessian (training loss)", "trace", (0, 120, 20), digits=1),
+                Metric("top_eigenvalue", "largest eigenvalue of the Hessian", "largest eigenvalue", (0, 15, 5)),
+                Metric("rise", "rise of the training loss under noise, filter-wise σ = 0.1", "rise", (0, 1.0, 0.25)),
+                Metric("pac_bayes", "PAC-Bayes value √(tr H ‖w - w₀‖² / n)", "PAC-Bayes value", (0, 20, 5), digits=1),
+            ),
+            panels=("test_accuracy", "train_loss", "test_loss", "perturbation"),
+            methods=("sgd", "sam", "rwp", "m-rwp"),
+            parameters=(
+                Parameter("batch", "B", 50, "pictures per mini-batch", low=1, slider=(10, 200), step=10, live=False, title="pictures per batch"),
+                Parameter("train", "n", 300, "training pictures; 0: all", slider=(0, 1000), step=100, live=False, title="training pictures",
+                          ticks=((0, "all"), (300, "preset"))),
+                Parameter("test", "", 500, "test pictures that are measured; 0: all", slider=(0, 1000), step=100, live=False, title="test pictures"),
+                Parameter("label_noise", "p", 0.3, "fraction of training labels replaced by a random class", high=1.0, slider=(0.0, 0.6),
+                          step=0.05, live=False, title="label noise"),
+                Parameter("model", "", "rescnn", "network", choices=tuple(MODELS), live=False, title="network"),
+                Parameter("norm", "", "group", "normalisation layers", choices=tuple(NORMS), live=False, title="normalisation"),
+                Parameter("width", "H", 8, "channels of rescnn (a multiple of 4), hidden units of mlp", low=1, high=4096, slider=(4, 64), step=4,
+                          live=False, title="width"),
+                Parameter("weights", "", "", "where to start: nothing, IMAGENET1K_V1 (ResNet), or a file with a state dict", live=False,
+                          title="initial weights"),
+                Parameter("crop", "", 0, "augmentation: shifts by up to so many pixels", high=64, slider=(0, 8), step=1, live=False, title="random shifts"),
+                Parameter("flip", "", "off", "augmentation: mirror images", choices=("off", "on"), live=False, title="mirror images"),
+                Parameter("cutout", "", 0, "augmentation: side of a black square (1708.04552)", high=256, slider=(0, 16), step=1, live=False, title="cutout"),
+                Parameter("label_smoothing", "", 0.0, "part of a label that goes to all classes alike", high=1.0, slider=(0.0, 0.3), step=0.05,
+                          live=False, title="label smoothing"),
+                Parameter("base", "", "sgd", "base optimizer", choices=tuple(BASES), live=False, title="base optimizer"),
+                Parameter("clip", "", 0.0, "largest norm of the combined gradient; 0: not clipped", slider=(0.0, 5.0), step=0.5, live=False,
+                          title="gradient clipping"),
+                Parameter("precision", "", "float32", "of the networks while they are evaluated (bfloat16: autocast)", choices=("float32", "bfloat16"),
+                          live=False, title="precision"),
+                Parameter("recalibrate", "", "on", "BatchNorm statistics found afresh at the clean weights when they are measured",
+                          choices=("on", "off"), live=False, title="BatchNorm recalibration"),
+                Parameter("size", "", 32, "side in pixels to which the pictures of a folder are brought", low=8, high=512, slider=(8, 256), step=8,
+                          live=False, title="size of pictures"),
+            ),
+            here={
+                "sigma": {"default": 0.03, "slider": (0.0, 0.1), "ticks": ((0.0, "0"), (0.01, "published"), (0.03, "preset"), (0.1, "0.1"))},
+                "rho": {"default": 0.1, "slider": (0.0, 0.5), "ticks": ((0.05, "published"), (0.2, "0.2"), (0.5, "SAM fails"))},
+                "lam": {"ticks": ((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))},
+                "steps": {"default": 200},
+                "seeds": {"default": 2},
+                "record_every": {"default": 20},
+                "weight_decay": {"default": 0.001},
+            },
+            pins={"bsam": {"lr": 0.02}},
+            engine="one by one",
+        ),
     )
 }  # fmt: skip
 
 
+PICTURES = {
+    "cifar10": ("CIFAR-10", {"width": 16, "crop": 4, "flip": "on"}),
+    "cifar100": ("CIFAR-100", {"width": 16, "crop": 4, "flip": "on"}),
+    "fashion-mnist": ("Fashion-MNIST", {"width": 16, "crop": 2}),
+}
+OWN: dict[str, Problem] = {}  # what :func:`add` has made
+
+
+@cache
+def _like_images(name: str, title: str, **defaults: Any) -> Problem:
+    """The row of ``images`` for other pictures, all of them by default, and fewer runs of more updates."""
+    row, defaults = PROBLEMS["images"], {"train": 0, "test": 1000, "label_noise": 0.0} | defaults
+    here = {**row.here, "steps": {"default": 1000}, "seeds": {"default": 1}, "record_every": {"default": 100}}
+    own = tuple(replace(p, default=defaults.get(p.name, p.default)) for p in row.parameters)
+    return replace(row, name=name, title=title, parameters=own, here=here, like="images")
+
+
+TRAINING = ("base", "clip", "precision", "recalibrate")
+
+
+def add(
+    name: str,
+    build: Callable[[], torch.nn.Module],
+    train: Iterable[Any],
+    test: Iterable[Any],
+    *,
+    loss: Callable[[Any, Tensor], Tensor] = torch.nn.functional.cross_entropy,
+    title: str = "",
+) -> Problem:
+    """Make a problem of any module and any data: ``race(problem=name)``, ``Run(Settings(name))`` and checkpoints then know it, in this process.
+
+    ``build()`` makes the module with fresh weights; ``train`` and ``test`` give batches (x, y) again and again (a DataLoader or a list);
+    ``loss(model(x), y)`` is a mean over the batch. Accuracies are measured where y are class numbers. The same name again replaces it.
+
+    >>> data = [(torch.randn(8, 3), torch.randint(2, (8,)))]
+    >>> add("mine", lambda: torch.nn.Linear(3, 2), data, data).engine
+    'one by one'
+
+    Errors: the name of a row of the table, an iterator instead of something that can be gone through again.
+    """
+    if name in PROBLEMS or name in PICTURES or name.startswith(FOLDER) or not name:
+        raise ValueError(f"{name!r} is taken by a problem of this project: choose another name")
+
+    def make(s: Any, seeds: Any, device: Any, dtype: Any) -> Own:
+        how = {"base": s.base, "clip": s.clip, "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16"}
+        return Own(seeds, build, train, test, loss=loss, **how, device=device, dtype=dtype)
+
+    Own((), build, train, test)  # says what is wrong with the data
+    row = PROBLEMS["images"]
+    OWN[name] = replace(
+        row,
+        name=name,
+        title=title or name,
+        make=make,
+        metrics=tuple(m for m in row.metrics if m.name != "wrong_labels_learnt"),
+        parameters=tuple(p for p in row.parameters if p.name in TRAINING),
+        here={**row.here, "seeds": {"default": 1}},
+        like="images",
+    )
+    return OWN[name]
+
+
 def get(name: str) -> Problem:
-    """The row called ``name``, or an error that lists the table."""
-    if name not in PROBLEMS:
-        raise unknown("problem", name, PROBLEMS)
-    return PROBLEMS[name]
+    """The row called ``name``, or an error that lists what there is."""
+    if name in PROBLEMS or name in OWN:
+        return PROBLEMS.get(name) or OWN[name]
+    if isinstance(name, str) and name.startswith(FOLDER):
+        return _like_images(name, f"Pictures in {Path(name.removeprefix(FOLDER)).name}", width=16)
+    if name in PICTURES:
+        title, defaults = PICTURES[name]
+        return _like_images(name, title, **defaults)
+    raise unknown("problem", name, (*PROBLEMS, *PICTURES, f"{FOLDER}PATH", *OWN))

@@ -1,83 +1,159 @@
-"""Pictures of any folder with a convolutional network: the race, one network after another."""
+"""Pictures with a convolutional network: in memory, cut into batches, shifted, flipped and covered as they are drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy, pad
 
+from rwp_edu import models
 from rwp_edu.datasets import Pictures
-from rwp_edu.models import rescnn
 from rwp_edu.noise import generator
-from rwp_edu.one_by_one import OneByOne
-from rwp_edu.problems.labelled import Labelled, mislabelled
+from rwp_edu.problems.labelled import Batches, mislabelled
+from rwp_edu.problems.networks import Batch, Networks
+
+CHUNK, MEASURED = 250, 1000  # pictures at once and, of the training pictures, in all when a network is measured
+IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[:, :, None, None]
 
 
-class Images(Labelled):
-    """``rescnn`` on ``train`` pictures of which a fraction ``label_noise`` got a random label, tested on ``test`` others.
+class Augmentation:
+    """Each picture of a batch (n, channels, size, size), with probability 1/2 ``flip``-ped, moved by up to ``crop`` pixels in both directions
+    (what comes in is black), and with a square of ``cutout`` pixels, somewhere on it, black."""
 
-    Every seed has its own choice of pictures, labels, initial weights, batches and augmentation (a shift by up to ``shift`` pixels and
-    a flip, drawn per batch); they are the same for every method. Pictures stay uint8 and are prepared batch by batch.
+    def __init__(self, crop: int = 0, flip: bool = False, cutout: int = 0):
+        self.crop, self.flip, self.cutout = crop, flip, cutout
+
+    def __call__(self, x: Tensor, g: torch.Generator) -> Tensor:
+        n, _, height, width = x.shape
+
+        def whole(low: int, high: int) -> Tensor:
+            return torch.randint(low, high, (n, 1), generator=g).to(x.device)
+
+        rows, columns = torch.arange(height, device=x.device)[None], torch.arange(width, device=x.device)[None]
+        every = torch.arange(n, device=x.device)[:, None, None]
+        if self.flip:
+            x = torch.where(whole(0, 2)[:, :, None, None] == 1, x.flip(-1), x)
+        if self.crop:
+            x = pad(x, [self.crop] * 4)
+            down, right = (rows + whole(0, 2 * self.crop + 1))[:, :, None], (columns + whole(0, 2 * self.crop + 1))[:, None, :]
+            x = x[every, :, down, right].permute(0, 3, 1, 2)
+        if self.cutout:
+            top, left = whole(0, height) - self.cutout // 2, whole(0, width) - self.cutout // 2
+            covered = ((rows >= top) & (rows < top + self.cutout))[:, :, None] & ((columns >= left) & (columns < left + self.cutout))[:, None, :]
+            x = x.masked_fill(covered[:, None], 0)
+        return x
+
+
+class Stream:
+    """Mini-batches of one seed: indices without replacement within an epoch, and changes of the pictures."""
+
+    def __init__(self, batches: Batches, g: torch.Generator, prepared: Callable[[Tensor, torch.Generator], tuple[Tensor, Tensor]]):
+        self.batches, self.generator, self.prepared = batches, g, prepared
+
+    def draw(self) -> tuple[Tensor, Tensor]:
+        return self.prepared(self.batches.draw(), self.generator)
+
+    def state(self) -> list[Tensor]:
+        return [self.batches.generator.get_state(), self.batches.left, self.generator.get_state()]
+
+    def restore(self, state: list[Tensor]) -> None:
+        order, self.batches.left, changes = state
+        self.batches.generator.set_state(order)
+        self.generator.set_state(changes)
+
+
+class Images(Networks):
+    """A network on ``train`` pictures (0: all there are) of which a fraction ``label_noise`` got a random label, measured on ``test`` others (0: all).
+
+    Every seed has its own choice of training pictures, wrong labels, initial weights, batches and augmentation, the same for every
+    method. Pictures stay uint8; a batch is normalised by the mean and standard deviation of the training pictures (with ImageNet's
+    weights: by those of ImageNet). Batch 1, for methods with two batches, is an independent draw.
+
+    >>> from rwp_edu.datasets import bundled
+    >>> problem = Images([0], bundled(), train=100, batch=20, width=4)
+    >>> problem.layout.size, problem.draw()[0].shape
+    (5094, torch.Size([20, 1, 8, 8]))
     """
 
     def __init__(
         self,
         seeds: Sequence[int],
         pictures: Pictures,
-        train: int = 1000,
+        train: int = 0,
         test: int = 1000,
         label_noise: float = 0.0,
+        model: str = "rescnn",
+        norm: str = "group",
         width: int = 16,
+        weights: str = "",
         batch: int = 50,
-        shift: int = 0,
+        crop: int = 0,
         flip: bool = False,
+        cutout: int = 0,
+        label_smoothing: float = 0.0,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
+        **how: Any,
     ):
         (x, y), (test_x, test_y) = pictures.train, pictures.test
+        train, test = train or len(x), min(test or len(test_x), len(test_x))
         if not 1 <= batch <= train <= len(x):
             raise ValueError(f"1 <= batch <= train <= {len(x)} must hold, got batch={batch}, train={train}")
-        if not 1 <= test <= len(test_x):
-            raise ValueError(f"1 <= test <= {len(test_x)} must hold, got test={test}")
-        classes = len(pictures.classes)
-        chosen = [torch.randperm(len(x), generator=generator(s, "split"))[:train] for s in seeds]
-        tested = torch.randperm(len(test_x), generator=generator(0, "test split"))[:test]
-        clean = torch.stack([y[c] for c in chosen])
-        given = torch.stack([mislabelled(own, s, label_noise, len(x), classes) for s, own in zip(seeds, clean)])
-        network = OneByOne(lambda: rescnn(classes, x.shape[1], width), lambda pixels: pixels.to(dtype) / 127.5 - 1)
-        held = test_x[tested].expand(len(seeds), -1, -1, -1, -1), test_y[tested].expand(len(seeds), -1)
-        super().__init__(seeds, network, torch.stack([x[c] for c in chosen]), clean, given, held, batch, device)
-        self.dtype, self.shift, self.flip = dtype, shift, flip
-        self._changes = [[generator(s, "augmentation", str(number)) for s in seeds] for number in range(2)]
+        if weights and x.shape[1] != 3:
+            raise ValueError(f"weights of networks for colour pictures do not suit pictures with {x.shape[1]} channel")
+        classes, device = len(pictures.classes), torch.device(device)
+        mean, std = IMAGENET if weights == models.ONLINE else pictures.scale()
+        self._mean, self._std = mean.to(device, dtype), std.to(device, dtype)
+        self._x, self._test_x, self._test_y = x.to(device), test_x.to(device), test_y.to(device)
+        self._augment = Augmentation(crop, flip, cutout)
+        self._chosen = [torch.randperm(len(x), generator=generator(s, "split"))[:train] for s in seeds]
+        clean = [y[chosen] for chosen in self._chosen]
+        given = [mislabelled(own, s, label_noise, len(x), classes) for s, own in zip(seeds, clean)]
+        self._given, self._wrong = ([t.to(device) for t in own] for own in (given, [g != c for g, c in zip(given, clean)]))
+        self._tested = torch.randperm(len(test_x), generator=generator(0, "test split"))[:test].to(device)
+        self._batch, self._seeds = batch, tuple(seeds)
+        build = partial(models.build, model, weights, classes=classes, channels=x.shape[1], width=width, norm=norm, size=pictures.size)
+        smoothed = partial(cross_entropy, label_smoothing=label_smoothing)
+        super().__init__(seeds, build, loss=smoothed, measured_loss=cross_entropy, device=device, dtype=dtype, **how)
 
-    def init(self) -> Tensor:
-        """Initial weights (S, P)."""
-        return torch.stack([self.network.init(generator(s, "init"), self.dtype) for s in self.seeds]).to(self.device)
+    def examples(self, which: int) -> int:
+        """How many training pictures there are."""
+        return len(self._chosen[which])
 
-    def draw(self, batch: int = 0) -> tuple[Tensor, Tensor]:
-        """The next mini-batch of every seed from stream ``batch``, augmented: pictures (S, B, C, H, W) and labels (S, B)."""
-        x, y = super().draw(batch)
-        return torch.stack([self._changed(own, g) for own, g in zip(x, self._changes[batch])]), y
+    def _normal(self, x: Tensor) -> Tensor:
+        return (x.to(self.dtype) / 255 - self._mean) / self._std
 
-    def _changed(self, x: Tensor, g: torch.Generator) -> Tensor:
-        n, _, height, width = x.shape
-        if self.flip:
-            x = torch.where((torch.rand(n, generator=g) < 0.5).to(x.device)[:, None, None, None], x.flip(-1), x)
-        if self.shift:
-            at = torch.randint(2 * self.shift + 1, (n, 2), generator=g).tolist()
-            wide = torch.nn.functional.pad(x, [self.shift] * 4)
-            x = torch.stack([own[:, i : i + height, j : j + width] for own, (i, j) in zip(wide, at)])
-        return x
+    def stream(self, which: int, number: int) -> Stream:
+        s = self._seeds[which]
 
-    def state(self) -> list:
-        """The order of mini-batches and the generators of the augmentation."""
-        return [super().state(), [[g.get_state() for g in own] for own in self._changes]]
+        def prepared(index: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
+            x = self._x[self._chosen[which][index].to(self.device)]
+            return self._normal(self._augment(x, g)), self._given[which][index.to(self.device)]
 
-    def restore(self, state: list) -> None:
-        """Go on from what :meth:`state` gave."""
-        order, changes = state
-        super().restore(order)
-        for own, kept in zip(self._changes, changes, strict=True):
-            for g, known in zip(own, kept, strict=True):
-                g.set_state(known)
+        order = Batches(len(self._chosen[which]), self._batch, generator(s, "batches", str(number)))
+        return Stream(order, generator(s, "augmentation", str(number)), prepared)
+
+    def held(self, which: int) -> dict[str, list[Batch]]:
+        chosen = self._chosen[which][:MEASURED].to(self.device)
+        train = chosen, self._given[which][: len(chosen)], self._wrong[which][: len(chosen)]
+        never = torch.zeros(len(self._tested), dtype=torch.bool, device=self.device)
+        test = self._tested, self._test_y[self._tested], never
+        return {"train": self._cut(self._x, *train), "test": self._cut(self._test_x, *test)}
+
+    def _cut(self, x: Tensor, index: Tensor, y: Tensor, wrong: Tensor) -> Any:
+        parts = zip(index.split(CHUNK), y.split(CHUNK), wrong.split(CHUNK))
+        return _Again(lambda parts=list(parts): ((self._normal(x[i]), labels, w) for i, labels, w in parts))
+
+
+class _Again:
+    """Something that can be gone through several times, made anew each time."""
+
+    def __init__(self, make: Callable[[], Any]):
+        self._make = make
+
+    def __iter__(self) -> Any:
+        return self._make()

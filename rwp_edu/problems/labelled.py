@@ -13,7 +13,7 @@ from rwp_edu.points import At
 from rwp_edu.problems.mlp import MLP
 
 
-class _Batches:
+class Batches:
     """Indices of mini-batches: without replacement within an epoch, a leftover smaller than a batch is skipped."""
 
     def __init__(self, n: int, size: int, g: torch.Generator):
@@ -57,7 +57,7 @@ class Labelled:
         self.train_x, self.train_y, self.wrong = (t.to(self.device) for t in (images, given, given != clean))
         self.test_x, self.test_y = (t.to(self.device) for t in test)
         n = images.shape[1]
-        self._streams = [[_Batches(n, batch, generator(s, "batches", str(number))) for s in self.seeds] for number in range(2)]
+        self._streams = [[Batches(n, batch, generator(s, "batches", str(number))) for s in self.seeds] for number in range(2)]
         self._current: dict[int, tuple[Tensor, Tensor]] = {}
 
     def init(self) -> Tensor:
