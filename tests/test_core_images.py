@@ -1,19 +1,29 @@
-import dataclasses
-import os
-import tarfile
+"""Pictures: from folders, tars and downloads; the networks that are trained on them one after another, their measures and their checkpoints."""
 
+import dataclasses
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import tarfile
+import time
+
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from rwp_edu import checkpoints
-from rwp_edu.datasets import read_pictures
-from rwp_edu.one_by_one import OneByOne
-from rwp_edu.problems import PROBLEMS, digits
-from rwp_edu.problems.images import Images
-from rwp_edu.problems.mlp import MLP
+from rwp_edu import checkpoints, datasets, models, problems
+from rwp_edu.methods import METHODS
+from rwp_edu.noise import generator
+from rwp_edu.problems.digits import Digits
+from rwp_edu.problems.images import Augmentation, Images
+from rwp_edu.problems.networks import Networks
 from rwp_edu.settings import Settings
-from rwp_edu.training import Run
+from rwp_edu.training import Record, Run
+
+TINY = {"seeds": 2, "train": 40, "test": 30, "batch": 10, "width": 4, "record_every": 5}
 
 
 @pytest.fixture
@@ -28,36 +38,180 @@ def folder(tmp_path):
     return tmp_path / "pictures"
 
 
-@pytest.mark.parametrize("name", ["sgd", "sam", "rwp", "m-rwp", "nso"])
-def test_one_by_one_gives_the_curves_of_the_batched_network(monkeypatch, name):
-    settings = Settings(methods=name, seeds=2, steps=8, train=60, batch=20, width=8, record_every=2)
+# The engine
+
+
+class AsModules(Networks):
+    """The digits of the batched engine as modules: the same weights, batches and metrics."""
+
+    def __init__(self, s, seeds, device, dtype):
+        self.digits = Digits(seeds, s.train, s.label_noise, s.width, s.batch, device, dtype)
+        super().__init__(seeds, self.digits.module, dtype=dtype)
+
+    def module(self, which=0):
+        return self.digits.module(which)
+
+    def stream(self, which, number):
+        return None
+
+    def next(self, batches):
+        self.digits.next(batches)
+
+    def batch(self, which, number=0):
+        x, y = self.digits._current[number]
+        return x[which], y[which]
+
+    def measure(self, model, which):
+        w = torch.cat([p.detach().flatten() for p in model.parameters()])
+        return {name: float(values[which]) for name, values in self.digits.measure(w.repeat(len(self.seeds), 1)).items()}
+
+
+def test_both_engines_train_alike(monkeypatch):
+    names = [f"{name}:scale=linear:swa=0.5" for name in METHODS]
+    settings = Settings(methods=names, seeds=2, steps=8, train=60, batch=20, width=8, k=2, record_every=2)
     plain = Run(settings, "cpu", torch.float64)
-    plain.advance(8)
+    plain.advance(5)
+    plain.set(sigma=0.07, lr=0.05)
+    plain.advance(3)
+    row = dataclasses.replace(problems.PROBLEMS["digits"], make=AsModules, engine="one by one")
+    monkeypatch.setitem(problems.PROBLEMS, "digits", row)
+    run = Run(settings, "cpu", torch.float64)
+    run.advance(5)
+    run.set(sigma=0.07, lr=0.05)
+    run.advance(3)
+    torch.testing.assert_close(run.engine.weights(), plain.engine.weights(), rtol=1e-9, atol=1e-10)
+    for name in ("updates", "gradient_evaluations", "train_loss", "test_accuracy", "perturbation"):
+        np.testing.assert_allclose(getattr(run.record, name), getattr(plain.record, name), rtol=1e-6, atol=1e-9, err_msg=name)
 
-    class Slow(MLP):
-        def __init__(self, widths):
-            super().__init__(widths)
-            self.other = OneByOne(lambda: self.module(torch.zeros(self.layout.size)))
-            assert self.other.layout.shapes == self.layout.shapes
 
-        def gradient(self, w, x, y):
-            return self.other.gradient(w, x, y)
+def run_of(**changes):
+    return Run(Settings("images", **{**TINY, "steps": 12, **changes}))
 
-        def logits(self, w, x):
-            return self.other.logits(w, x)
 
-    monkeypatch.setattr(digits, "MLP", Slow)
-    slow = Run(settings, "cpu", torch.float64)
-    slow.advance(8)
-    torch.testing.assert_close(slow.base.w, plain.base.w, rtol=1e-9, atol=1e-10)
-    assert abs(slow.record.train_loss - plain.record.train_loss).max() < 1e-9
-    assert (slow.record.gradient_evaluations == plain.record.gradient_evaluations).all()
+def test_a_setting_moved_within_an_update_acts_on_all_from_the_next_on():
+    moved, plain = (run_of(methods="sgd,rwp,sam", seeds=1) for _ in range(2))
+    assert moved.piece() and not moved.whole
+    moved.set(lr=0.01)
+    while moved.piece():
+        pass
+    plain.step()
+    assert torch.equal(moved.engine.weights(), plain.engine.weights())
+    plain.set(lr=0.01)
+    moved.step(), plain.step()
+    assert torch.equal(moved.engine.weights(), plain.engine.weights()) and moved.updates == 2
+
+
+@pytest.mark.parametrize("at", range(1, 9))
+def test_an_interrupted_update_goes_on_where_it_was(at):
+    whole, run = (run_of(methods="sgd,sam,m-rwp") for _ in range(2))
+    whole.advance(3)
+    run.advance(1)
+    calls = []
+
+    def loss(*given):
+        calls.append(1)
+        if len(calls) == at:
+            raise KeyboardInterrupt
+        return torch.nn.functional.cross_entropy(*given)
+
+    run.problem.loss = loss
+    with pytest.raises(KeyboardInterrupt):
+        run.step()
+    run.advance(2)
+    assert torch.equal(run.engine.weights(), whole.engine.weights())
+    assert [group.work for group in run.groups] == [group.work for group in whole.groups]
+
+
+def test_a_run_that_diverges_stops_alone_with_finite_weights():
+    run = run_of(methods="sgd:lr=1e6,sgd", norm="batch")
+    run.advance(12)
+    assert (run.record.diverged[0] > 0).all() and (run.record.diverged[1] == -1).all() and run.finished
+    alone = run_of(methods="sgd", norm="batch")
+    alone.advance(12)
+    assert torch.equal(run.engine.weights()[1], alone.engine.weights()[0])
+
+
+def test_the_global_random_state_is_untouched_and_dropout_is_that_of_the_seed(global_random_state):
+    x, y = torch.randn(30, 3, generator=generator(0, "x")), torch.arange(30) % 2
+    data = [(x[:15], y[:15]), (x[15:], y[15:])]
+    problems.add("dropout", lambda: torch.nn.Sequential(torch.nn.Linear(3, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 2)), data, data)
+    runs = [Run(Settings("dropout", methods="sgd,m-rwp:sigma=0:lam=0", steps=6, seeds=2)) for _ in range(2)]
+    for run in runs:
+        run.advance(6)
+    (sgd, mixed), (again, _) = (run.engine.weights() for run in runs)
+    assert torch.equal(sgd, again) and torch.equal(sgd, mixed) and not torch.equal(sgd[0], sgd[1])
+
+
+@pytest.mark.parametrize("base", ["sgd", "adamw"])
+def test_clipping_acts_on_the_combined_gradient(base):
+    run = run_of(methods="sam,m-rwp", clip=0.01, base=base, seeds=1)
+    seen = []
+    for (runner,) in run.engine.runners:
+        runner.optimizer.base.register_step_pre_hook(
+            lambda *_, r=runner: seen.append(torch.cat([p.grad.flatten() for p in r.parameters]).norm().item())
+        )
+    run.advance(2)
+    assert len(seen) == 4 and np.allclose(seen, 0.01, rtol=1e-3)
+
+
+def test_bfloat16_is_autocast_of_float32_weights():
+    kinds = set()
+    run = run_of(methods="sgd,sam", precision="bfloat16", seeds=1)
+    run.problem.loss = lambda z, y: kinds.add(z.dtype) or torch.nn.functional.cross_entropy(z, y)
+    run.advance(3)
+    assert kinds == {torch.bfloat16} and run.engine.weights().dtype == torch.float32
+    assert np.isfinite(run.record.train_loss).all()
+
+
+def test_averaged_weights_are_measured_and_kept(tmp_path):
+    plain, averaged = run_of(methods="sgd", seeds=1, steps=4), run_of(methods="sgd", seeds=1, steps=4, swa=0.5)
+    seen = []
+    for _ in range(4):
+        plain.step(), averaged.step()
+        seen.append(plain.engine.weights())
+    torch.testing.assert_close(averaged.engine.weights(), (seen[1] + seen[2] + seen[3]) / 3)
+    (path,) = checkpoints.save_networks(averaged, tmp_path)
+    kept = torch.load(path, weights_only=True)
+    flat = torch.cat([value.flatten() for value in kept.values()])
+    assert torch.equal(flat, averaged.engine.weights()[0, 0])
+    plain_module, module = (run.engine.runners[0][0].model for run in (plain, averaged))
+    assert all(torch.equal(a, b) for a, b in zip(plain_module.parameters(), module.parameters())), "the training goes on from its own weights"
+
+
+def test_batch_norm_is_measured_with_statistics_of_the_measured_weights():
+    run = run_of(methods="rwp", norm="batch", seeds=1, steps=12)
+    run.advance(12)
+    runner = run.engine.runners[0][0]
+    before = {name: b.clone() for name, b in runner.model.named_buffers()}
+    found = run.problem.measure(runner.model, 0)
+    assert all(torch.equal(b, before[name]) for name, b in runner.model.named_buffers()) and runner.model.training
+    x, y, _ = next(iter(run.problem.held(0)["train"]))
+    with torch.no_grad():  # one batch: its statistics are those of the data; the running variance is the unbiased one
+        by_hand = torch.nn.functional.cross_entropy(runner.model.train()(x), y).item()
+    for name, b in runner.model.named_buffers():
+        b.copy_(before[name])
+    assert found["train_loss"] == pytest.approx(by_hand, rel=0.02)
+    run.problem.recalibrate = False
+    assert abs(run.problem.measure(runner.model, 0)["train_loss"] - by_hand) > 0.05 * by_hand
+
+
+def test_memory_does_not_grow():
+    run = run_of(methods="sgd,sam,m-arwp", seeds=1, steps=60, record_every=5, swa=0.1)
+    counts = []
+    for _ in range(4):
+        run.advance(10)
+        gc.collect()
+        counts.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
+    assert max(counts[1:]) - min(counts[1:]) <= 4, counts
+
+
+# Data
 
 
 def test_folder_and_tar_give_the_same_pictures(folder, tmp_path):
     with tarfile.open(tmp_path / "p.tar", "w") as tar:
         tar.add(folder, "deep/pictures")
-    one, two = read_pictures(folder, 8), read_pictures(tmp_path / "p.tar", 8)
+    one, two = datasets.read_pictures(folder, 8), datasets.read_pictures(tmp_path / "p.tar", 8)
     assert (
         one.classes == two.classes == ("blue", "red")
         and one.train[0].shape == (12, 3, 8, 8)
@@ -70,72 +224,283 @@ def test_folder_and_tar_give_the_same_pictures(folder, tmp_path):
 def test_bad_pictures_are_named(folder, tmp_path):
     (folder / "train" / "red" / "broken.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="train/red/broken.png cannot be read"):
-        read_pictures(folder)
+        datasets.read_pictures(folder)
     with pytest.raises(FileNotFoundError, match="no folder or tar"):
-        read_pictures(tmp_path / "nothing")
+        datasets.read_pictures(tmp_path / "nothing")
     (tmp_path / "text").write_text("text")
     with pytest.raises(ValueError, match="neither a folder nor a tar"):
-        read_pictures(tmp_path / "text")
+        datasets.read_pictures(tmp_path / "text")
 
 
-def test_batch_norm_is_refused():
-    with pytest.raises(ValueError, match="GroupNorm instead of BatchNorm"):
-        OneByOne(lambda: torch.nn.BatchNorm1d(3))
+def test_augmentation_moves_mirrors_and_covers():
+    x = torch.arange(1, 26, dtype=torch.uint8).view(1, 1, 5, 5).repeat(200, 1, 1, 1)
+    g = generator(0, "test")
+    mirrored = Augmentation(flip=True)(x, g)
+    assert {tuple(m.flatten().tolist()) for m in mirrored} == {tuple(v.flatten().tolist()) for v in (x[0], x[0].flip(-1))}
+    moved = Augmentation(crop=1)(x, g)
+    wide = torch.nn.functional.pad(x[0, 0], [1] * 4)
+    every = {tuple(wide[i : i + 5, j : j + 5].flatten().tolist()) for i in range(3) for j in range(3)}
+    assert {tuple(m.flatten().tolist()) for m in moved} == every
+    covered = Augmentation(cutout=2)(x, g)
+    holes = (covered == 0).sum((1, 2, 3))
+    assert holes.max() == 4 and holes.min() >= 1 and (covered[covered > 0] == x[covered > 0]).all()
+    assert torch.equal(Augmentation()(x, g), x)
 
 
-def test_augmentation_and_order_continue_bit_for_bit(folder):
-    problem, other = (Images([0, 1], read_pictures(folder, 8), 10, 4, batch=4, width=4, shift=2, flip=True) for _ in range(2))
-    before = torch.random.get_rng_state()
+def test_augmentation_and_order_continue_bit_for_bit(folder, global_random_state):
+    how = {"train": 10, "test": 4, "batch": 4, "width": 4, "crop": 2, "flip": True, "cutout": 3}
+    problem, other = (Images([0, 1], datasets.read_pictures(folder, 8), **how) for _ in range(2))
     for _ in range(3):
-        problem.draw(0), problem.draw(1)
+        problem.draw(0), problem.draw(1, 1)
     other.restore(problem.state())
-    for number in (0, 1, 0, 1):
-        for a, b in zip(problem.draw(number), other.draw(number)):
+    for number, which in ((0, 0), (1, 1), (0, 1), (1, 0)):
+        for a, b in zip(problem.draw(number, which), other.draw(number, which)):
             assert torch.equal(a, b)
-    assert torch.equal(before, torch.random.get_rng_state())
-    assert torch.equal(problem.init(), other.init()) and not torch.equal(*problem.init())
+    assert not torch.equal(problem.start(0), problem.start(1))
+    assert torch.equal(problem.start(1), torch.cat([p.flatten() for p in other.module(1).parameters()]))
 
 
-def test_gradient_of_the_network_is_that_of_autograd(folder):
-    problem = Images([0], read_pictures(folder, 8), 10, 4, batch=4, width=4, dtype=torch.float64)
-    w, (x, y) = problem.init(), problem.draw()
-    module = problem.module().double()
-    torch.nn.functional.cross_entropy(module(x[0].double() / 127.5 - 1), y[0]).backward()
-    expected = torch.cat([p.grad.flatten() for p in module.parameters()])
-    torch.testing.assert_close(problem.network.gradient(w, x, y)[0], expected)
-    assert set(problem.measure(w)) == {"train_loss", "test_accuracy", "wrong_labels_learnt"}
+def test_bundled_pictures_are_the_digits():
+    one = datasets.bundled()
+    assert one.train[0].shape == (1297, 1, 8, 8) and one.test[0].shape == (500, 1, 8, 8) and one.train[0].max() == 255
+    every = torch.cat((one.train[0], one.test[0])).flatten(1)
+    assert len(torch.unique(every, dim=0)) > 1700, "no picture in both parts"
 
 
-def test_cifar():
-    path = os.environ.get("RWP_EDU_CIFAR_TAR")
-    if not path:
-        pytest.skip("RWP_EDU_CIFAR_TAR names no tar of CIFAR images")
-    pictures = read_pictures(path)
-    assert pictures.train[0].shape == (5000, 3, 32, 32) and len(pictures.classes) == 10
-    problem = Images([0], pictures, 200, 100, batch=50, shift=4, flip=True)
-    w = problem.init()
-    before = problem.measure(w)["train_loss"]
-    for _ in range(12):
-        w = w - 0.1 * problem.network.gradient(w, *problem.draw())
-    assert problem.measure(w)["train_loss"] < before
+def made_up(folder, name):
+    """Files of the published formats, with few made-up pictures."""
+    r = np.random.default_rng(0)
+    if name == "fashion-mnist":
+        raw = folder / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for part, n in (("train", 50), ("t10k", 20)):
+            x, y = r.integers(0, 256, (n, 28, 28), dtype=np.uint8), r.integers(0, 10, n, dtype=np.uint8)
+            (raw / f"{part}-images-idx3-ubyte").write_bytes(b"".join(v.to_bytes(4, "big") for v in (2051, n, 28, 28)) + x.tobytes())
+            (raw / f"{part}-labels-idx1-ubyte").write_bytes(b"".join(v.to_bytes(4, "big") for v in (2049, n)) + y.tobytes())
+        return
+    ten = name == "cifar10"
+    base = folder / ("cifar-10-batches-py" if ten else "cifar-100-python")
+    base.mkdir(parents=True)
+    files = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"] if ten else ["train", "test"]
+    for file in files:
+        data = {"data": r.integers(0, 256, (10, 3072), dtype=np.uint8), "labels" if ten else "fine_labels": list(range(10))}
+        (base / file).write_bytes(pickle.dumps(data))
+    key = "label_names" if ten else "fine_label_names"
+    (base / ("batches.meta" if ten else "meta")).write_bytes(pickle.dumps({key: [f"class {i}" for i in range(10 if ten else 100)]}))
 
 
-def test_a_race_of_convolutional_networks_continues_bit_for_bit(folder, tmp_path, monkeypatch):
-    pictures = read_pictures(folder, 8)
-    row = dataclasses.replace(
-        PROBLEMS["digits"],
-        make=lambda s, *where: Images(
-            where[0], pictures, s.train, 4, batch=s.batch, width=4, shift=1, flip=True, device=where[1], dtype=where[2]
-        ),
-    )
-    monkeypatch.setitem(PROBLEMS, "digits", row)
-    settings = Settings(methods="sgd,sam,m-rwp,arwp", seeds=2, steps=8, train=10, batch=4, record_every=2)
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
+    """A place of its own for downloads, without a network, where checksums of made-up files are not those of the published ones."""
+    from torchvision.datasets import cifar
+
+    monkeypatch.setenv(datasets.PLACE, str(tmp_path / "downloads"))
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: os.path.isfile(path))
+    datasets.downloaded.cache_clear()
+    yield tmp_path / "downloads"
+    datasets.downloaded.cache_clear()
+
+
+@pytest.mark.parametrize("name, shape, classes", [("cifar10", (50, 3, 32, 32), 10), ("cifar100", (10, 3, 32, 32), 100), ("fashion-mnist", (50, 1, 28, 28), 10)])
+def test_downloaded_data_are_read_and_trained_on(name, shape, classes, downloads):
+    with pytest.raises(FileNotFoundError, match=f"`rwp-edu train {name} --download`"):
+        datasets.downloaded(name)
+    made_up(downloads, name)
+    found = datasets.downloaded(name)
+    assert found.train[0].shape == shape and found.train[0].dtype == torch.uint8 and len(found.classes) == classes
+    run = Run(Settings(name, methods="m-rwp", steps=2, batch=5, width=4, seeds=1))
+    run.advance(2)
+    assert np.isfinite(run.record.train_loss).all() and run.record.settings.problem == name
+
+
+def test_what_is_downloaded_is_asked_of_torchvision_and_a_failure_says_what_to_do(downloads, monkeypatch):
+    from torchvision import datasets as theirs
+
+    asked = []
+    monkeypatch.setattr(theirs, "CIFAR10", lambda root, train, download: asked.append((root, train, download)))
+    assert datasets.fetch("cifar10") == downloads
+    assert asked == [(str(downloads), True, True), (str(downloads), False, True)]
+
+    def offline(*_, **__):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(theirs, "CIFAR10", offline)
+    with pytest.raises(OSError, match="cifar10 could not be downloaded .*go online and try again, or copy"):
+        datasets.fetch("cifar10")
+    with pytest.raises(ValueError, match="unknown data set 'cifar'; did you mean 'cifar10'"):
+        datasets.fetch("cifar")
+
+
+# Networks
+
+
+@pytest.mark.parametrize("norm", models.NORMS)
+@pytest.mark.parametrize("name", models.MODELS)
+@pytest.mark.parametrize("channels, size", [(1, 8), (3, 32), (3, 96)])
+def test_every_network_takes_every_picture(name, norm, channels, size):
+    model = models.build(name, classes=7, channels=channels, width=8, norm=norm, size=size)
+    assert model(torch.randn(2, channels, size, size)).shape == (2, 7)
+    kinds = {type(m) for m in model.modules()}
+    assert (torch.nn.BatchNorm2d in kinds) == (norm == "batch" and name != "mlp")
+
+
+def test_weights_from_a_file(tmp_path):
+    like = {"channels": 3, "width": 8, "norm": "batch", "size": 64}
+    other = models.MODELS["resnet18"](5, **like, large=True)
+    torch.save(other.state_dict(), tmp_path / "w.pt")
+    model = models.build("resnet18", str(tmp_path / "w.pt"), classes=3, **like)
+    assert model.conv1.weight.shape[-1] == 7 and torch.equal(model.conv1.weight, other.conv1.weight)
+    assert model.fc.weight.shape == (3, 512) and torch.equal(model.layer4[1].bn2.weight, other.layer4[1].bn2.weight)
+    with pytest.raises(ValueError, match="w.pt holds the weights of another network .it lacks .*choose the model, norm and width"):
+        models.build("resnet34", str(tmp_path / "w.pt"), classes=3, **like)
+    with pytest.raises(FileNotFoundError, match="there is no file nowhere.pt with weights"):
+        models.build("resnet18", "nowhere.pt", classes=3, **like)
+    (tmp_path / "bad.pt").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match="bad.pt has no weights that can be read"):
+        models.build("rescnn", str(tmp_path / "bad.pt"), classes=3, **like)
+    torch.save([1], tmp_path / "list.pt")
+    with pytest.raises(ValueError, match="list.pt is not the state dict of a model"):
+        models.build("rescnn", str(tmp_path / "list.pt"), classes=3, **like)
+    with pytest.raises(ValueError, match="set norm=batch"):
+        models.build("resnet18", models.ONLINE, classes=3, **{**like, "norm": "group"})
+
+
+def test_weights_of_torchvision(monkeypatch):
+    from torchvision.models import ResNet18_Weights, resnet18
+
+    theirs = resnet18()
+
+    def get_state_dict(self, **_):
+        return theirs.state_dict()
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", get_state_dict)
+    model = models.build("resnet18", models.ONLINE, classes=3, channels=3, width=8, norm="batch", size=32)
+    assert torch.equal(model.layer1[0].conv1.weight, theirs.layer1[0].conv1.weight) and model.fc.out_features == 3
+
+    def offline(self, **_):
+        raise OSError("no route")
+
+    monkeypatch.setattr(ResNet18_Weights, "get_state_dict", offline)
+    with pytest.raises(OSError, match="could not be downloaded .no route.*give weights a file"):
+        models.build("resnet18", models.ONLINE, classes=3, channels=3, width=8, norm="batch", size=32)
+
+
+# From end to end
+
+
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_a_folder_of_pictures_in_a_race_that_continues_bit_for_bit(kind, folder, tmp_path):
+    if kind == "tar":
+        with tarfile.open(tmp_path / "p.tar", "w") as tar:
+            tar.add(folder, "deep/pictures")
+        folder = tmp_path / "p.tar"
+    settings = Settings(f"folder:{folder}", methods="sgd,sam,m-rwp,arwp", seeds=2, steps=8, batch=4, width=4, size=8, crop=1, flip="on",
+                        cutout=2, norm="batch", record_every=2, swa=0.5)  # fmt: skip
     whole, first = Run(settings), Run(settings)
     whole.advance(8)
     first.advance(3)
-    checkpoints.save(first, tmp_path)
-    again = checkpoints.load(tmp_path)
+    first.piece()
+    checkpoints.save(first, tmp_path / "out")
+    again = checkpoints.load(tmp_path / "out")
+    assert again.updates == 4, "an update that has begun is finished first"
     again.advance(8)
-    assert torch.equal(again.base.w, whole.base.w) and again.finished
+    assert torch.equal(again.engine.weights(), whole.engine.weights()) and again.finished
     assert (again.record.train_loss == whole.record.train_loss).all() and (whole.record.train_loss[-1] > 0).all()
     assert whole.record.gradient_evaluations[-1].tolist() == [8, 16, 16, 8]
+
+
+def test_a_checkpoint_of_another_network_is_refused(tmp_path):
+    path = checkpoints.save(run_of(methods="sgd", seeds=1), tmp_path)
+    state = torch.load(path, weights_only=True)
+    state["engine"][0][0]["model"] = run_of(methods="sgd", seeds=1, width=8).engine.state()[0][0]["model"]
+    torch.save(state, path)
+    with pytest.raises(ValueError, match="is not a checkpoint that can be continued: .*\n?.*size mismatch"):
+        checkpoints.load(tmp_path)
+
+
+def test_your_own_module_and_loaders_continue_bit_for_bit(tmp_path, global_random_state):
+    data = torch.utils.data.TensorDataset(torch.randn(50, 5, generator=generator(0, "x")), torch.arange(50) % 3)
+    loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)
+
+    def build():
+        return torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.BatchNorm1d(8), torch.nn.Dropout(0.2), torch.nn.ReLU(), torch.nn.Linear(8, 3))
+
+    problems.add("mine", build, loader, loader)
+    settings = Settings("mine", methods="sgd,m-rwp,nso", steps=20, seeds=2, record_every=5)
+    whole, part = Run(settings), Run(settings)
+    whole.advance(20)
+    part.advance(11)
+    checkpoints.save(part, tmp_path)
+    again = checkpoints.load(tmp_path)
+    again.advance(9)
+    assert torch.equal(again.engine.weights(), whole.engine.weights())
+    order = [run.problem.draw(0, 0)[0] for run in (whole, again)]
+    assert torch.equal(*order) and whole.record.test_accuracy[-1].min() > 0
+    with pytest.raises(ValueError, match="'digits' is taken by a problem of this project"):
+        problems.add("digits", build, loader, loader)
+    with pytest.raises(TypeError, match="test must give its batches again and again"):
+        problems.add("other", build, loader, iter([]))
+    problems.add("empty", build, [], loader)
+    with pytest.raises(ValueError, match="the train data gave no batch"):
+        Run(Settings("empty", methods="sgd"))
+
+
+def test_regression_has_a_loss_and_no_accuracy():
+    x = torch.randn(32, 2, generator=generator(0, "x"))
+    data = [(x, x.sum(1, keepdim=True))]
+    problems.add("line", lambda: torch.nn.Linear(2, 1), data, data, loss=torch.nn.functional.mse_loss)
+    run = Run(Settings("line", methods="sgd,sam:rho=0.01", steps=60, lr=0.05, weight_decay=0, seeds=1))
+    run.advance(60)
+    assert (run.record.train_loss[-1] < 1e-2 * run.record.train_loss[0]).all() and np.isnan(run.record.test_accuracy).all()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+def test_a_gpu_agrees_with_the_cpu():
+    """Noise of a GPU is another stream, so methods without noise are compared, and those with noise by their end."""
+    settings = Settings("images", **{**TINY, "methods": "sgd,sam,rwp", "steps": 5, "seeds": 1})
+    cpu, gpu = Run(settings, "cpu", torch.float64), Run(settings, "cuda", torch.float64)
+    cpu.advance(5), gpu.advance(5)
+    torch.testing.assert_close(gpu.engine.weights()[:2].cpu(), cpu.engine.weights()[:2], rtol=1e-6, atol=1e-8)
+    assert abs(gpu.record.train_loss - cpu.record.train_loss).max() < 0.5
+
+
+def cifar():
+    path = os.environ.get("RWP_EDU_CIFAR_TAR")
+    if not path:
+        pytest.skip("RWP_EDU_CIFAR_TAR names no tar of CIFAR images")
+    return path
+
+
+def test_cifar(tmp_path):
+    found = datasets.folder(cifar())
+    assert found.train[0].shape == (5000, 3, 32, 32) and found.test[0].shape == (2000, 3, 32, 32) and len(found.classes) == 10
+    command = [sys.executable, "-m", "rwp_edu", "train", f"folder:{cifar()}", "--methods", "sgd,m-rwp", "--seeds", "1", "--steps", "30",
+               "--set", "train=1000", "--set", "test=200", "--set", "width=8", "--set", "record_every=15", "--set", "lr=0.03", "--set", "crop=4", "--set", "flip=on",
+               "--out", str(tmp_path), "--tensorboard", "--checkpoint-every", "10"]  # fmt: skip
+    said = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert "one network after another" in said.stdout
+    record = Record.load(tmp_path / "record.json")
+    assert (record.train_loss[-1] < record.train_loss[0]).all() and (record.test_accuracy[-1] > record.test_accuracy[0]).all()
+    kept = torch.load(tmp_path / "networks" / "m-rwp-seed0.pt", weights_only=True)
+    model = models.build("rescnn", classes=10, channels=3, width=8, norm="group", size=32)
+    model.load_state_dict(kept)
+    assert any((tmp_path / "tensorboard").rglob("events.*"))
+
+
+def test_a_killed_process_continues_bit_for_bit(tmp_path):
+    asked = ["images", "--methods", "sgd,m-rwp", "--seeds", "1", "--steps", "60", "--checkpoint-every", "7", "--set", "train=40",
+             "--set", "batch=10", "--set", "width=4", "--set", "norm=batch", "--set", "crop=1", "--set", "swa=0.5"]  # fmt: skip
+    command = [sys.executable, "-m", "rwp_edu", "train"]
+    killed = subprocess.Popen([*command, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not (tmp_path / "a" / checkpoints.FILE).exists():
+        assert killed.poll() is None
+        time.sleep(0.01)
+    killed.kill()
+    killed.wait()
+    assert 0 < checkpoints.load(tmp_path / "a").updates < 60
+    subprocess.run([*command, "--resume", tmp_path / "a"], check=True, capture_output=True)
+    subprocess.run([*command, *asked, "--out", tmp_path / "b"], check=True, capture_output=True)
+    found, whole = (Record.load(tmp_path / name / "record.json").to_dict() for name in "ab")
+    assert found.pop("seconds") and whole.pop("seconds") and found == whole
+    a, b = (torch.load(tmp_path / name / "networks" / "m-rwp-seed0.pt", weights_only=True) for name in "ab")
+    assert all(torch.equal(a[name], b[name]) for name in a)

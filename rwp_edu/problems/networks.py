@@ -122,7 +122,7 @@ class Networks:
         model.eval()
         try:
             with torch.no_grad(), self.recalibrated(model, held["train"]):
-                train, test = (self._sums(model, held[part]) for part in ("train", "test"))
+                train, test = (self._sums(model, held[part], part) for part in ("train", "test"))
         finally:
             model.train(training)
         w = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
@@ -135,8 +135,8 @@ class Networks:
             "distance": float(torch.linalg.vector_norm(w - self.start(which))),
         }
 
-    def _sums(self, model: nn.Module, batches: Iterable[Batch]) -> dict[str, float]:
-        total: Tensor | float = 0.0
+    def _sums(self, model: nn.Module, batches: Iterable[Batch], part: str) -> dict[str, float]:
+        total = torch.zeros(5, dtype=torch.float64, device=self.device)
         for x, y, wrong in batches:
             with self.precision():
                 output = model(x)
@@ -145,6 +145,8 @@ class Networks:
             hit = output.argmax(-1) == y if labels else torch.full((n,), float("nan"), device=self.device)
             parts = self.measured_loss(output, y) * n, hit.sum(), (hit * wrong).sum(), wrong.sum(), torch.tensor(n)
             total = total + torch.stack([part.to(self.device, torch.float64) for part in parts])
+        if not total[-1]:
+            raise ValueError(f"the {part} data gave no batch: give a loader, or a list, of batches (x, y) that can be gone through again and again")
         return dict(zip(("loss", "right", "learnt", "wrong", "n"), total.tolist()))
 
     @contextmanager

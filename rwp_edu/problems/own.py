@@ -27,16 +27,10 @@ class Loader:
     def draw(self) -> tuple[Any, Tensor]:
         with torch.random.fork_rng(devices=[]):
             torch.set_rng_state(self.random)
-            for _ in range(2):
-                if self.batches is None:
-                    self.begun, self.taken, self.batches = torch.get_rng_state(), 0, iter(self.loader)
-                try:
-                    found = next(self.batches)
-                    break
-                except StopIteration:
-                    self.batches = None
-            else:
-                raise ValueError("the loader of the training data gave no batch: it must be one that can be gone through again and again")
+            found = next(self.batches, None) if self.batches is not None else None
+            if found is None:
+                self.begun, self.taken, self.batches = torch.get_rng_state(), 0, iter(self.loader)
+                found = next(self.batches)
             self.random, self.taken = torch.get_rng_state(), self.taken + 1
         return self.place(found)
 
