@@ -297,7 +297,7 @@ PROBLEMS: dict[str, Problem] = {
                           live=False, title="size of pictures"),
             ),
             here={
-                "sigma": {"default": 0.03, "slider": (0.0, 0.1), "ticks": ((0.0, "0"), (0.01, "published"), (0.03, "preset"), (0.1, "0.1"))},
+                "sigma": {"default": 0.03, "slider": (0.0, 0.1), "ticks": ((0.0, "0"), (0.03, "preset"), (0.06, "m-RWP at best"), (0.1, "RWP fails"))},
                 "rho": {"default": 0.1, "slider": (0.0, 0.5), "ticks": ((0.05, "published"), (0.2, "0.2"), (0.5, "SAM fails"))},
                 "lam": {"ticks": ((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))},
                 "steps": {"default": 200},
