@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from rwp_edu import checkpoints, datasets, models, problems
+from rwp_edu import checkpoints, datasets, flatness, models, problems
 from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
 from rwp_edu.problems.digits import Digits
@@ -504,3 +504,19 @@ def test_a_killed_process_continues_bit_for_bit(tmp_path):
     assert found.pop("seconds") and whole.pop("seconds") and found == whole
     a, b = (torch.load(tmp_path / name / "networks" / "m-rwp-seed0.pt", weights_only=True) for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_fine_tuning_a_resnet_on_a_few_wrongly_labelled_pictures_of_a_folder(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(flatness, "DRAWS", 2)
+    monkeypatch.setattr(flatness, "PRODUCTS", 2)
+    pretrained = models.MODELS["resnet18"](5, channels=3, norm="batch", size=32, large=True)
+    torch.save(pretrained.state_dict(), tmp_path / "w.pt")
+    settings = Settings(f"folder:{folder}", methods="nso:sigma=0.001", model="resnet18", norm="batch", weights=str(tmp_path / "w.pt"), train=8, batch=4,
+                        label_noise=0.5, size=32, steps=2, record_every=2, flatness_every=2, lr=0.001)  # fmt: skip
+    run = Run(settings)
+    start = run.problem.module(0)
+    assert torch.equal(start.layer3[0].conv1.weight, pretrained.layer3[0].conv1.weight) and start.fc.out_features == 2
+    run.advance(2)
+    last = run.record.rows[-1]
+    assert (last["distance"] > 0).all() and np.isfinite([last[name] for name in ("trace", "top_eigenvalue", "rise", "pac_bayes")]).all()
+    assert (run.record.distance[0] == 0).all()
