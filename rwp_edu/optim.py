@@ -82,6 +82,7 @@ class PerturbedOptimizer(Optimizer):
         self._sizes: tuple[int, ...] = ()
         self._plan: _Plan | None = None
         self._left: set[tuple[int, int]] | None = set()  # identity and version of the gradients of the latest step
+        self._shared: Any = None  # who else answers: rwp_edu.parallel
         own = {key: hyper.get(key, row.default(key)) for key in row.parameters}
         self.defaults = {**base.defaults, **own}
         for group, keys in getattr(base, "_filled_by_rwp_edu", ()):  # wrapped before: forget that wrapper's defaults
@@ -154,6 +155,8 @@ class PerturbedOptimizer(Optimizer):
                 yield _flat_gradient(plan, w, seen, name)
 
         def answer(points: list[At] | Iterator[At]) -> list[Tensor] | Iterator[Tensor]:
+            if self._shared is not None:
+                return self._shared.answer(list(points), gradients, losses, seen, w, len(plan.trained))
             if isinstance(points, Iterator):
                 return gradients(points)
             return list(gradients(points.pop(0) for _ in range(len(points))))
@@ -164,6 +167,8 @@ class PerturbedOptimizer(Optimizer):
         try:
             with Guard(plan.parameters, self._generator, w.device) as guard:
                 g = drive(row.start(w, **{**plan.given, "memory": self.memory}), answer, lazy=True)
+                if self._shared is not None:
+                    self._shared.settle()
                 _check_all(g, [] if at_once else losses, name)
                 torch._foreach_copy_(plan.trained, plan.clean)
                 for i, (p, piece) in enumerate(zip(plan.trained, plan.views(g))):
@@ -245,7 +250,7 @@ class PerturbedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._plan, self._left = None, set()
+        self._plan, self._left, self._shared = None, set(), None
         if saved := state["_generator"]:
             self._generator = torch.Generator(saved[0]).set_state(saved[1])
         super().__setstate__({})
