@@ -141,6 +141,7 @@ class PerturbedOptimizer(Optimizer):
         torch._foreach_copy_(plan.clean, plan.trained)
         losses: list[Tensor] = []
         seen: set[int] = set()
+        closures = closures if self._shared is None else self._shared.closures(closures)
 
         def gradients(points: Iterator[At]) -> Iterator[Tensor]:
             for at in points:
@@ -156,7 +157,7 @@ class PerturbedOptimizer(Optimizer):
 
         def answer(points: list[At] | Iterator[At]) -> list[Tensor] | Iterator[Tensor]:
             if self._shared is not None:
-                return self._shared.answer(list(points), gradients, losses, seen, w, len(plan.trained))
+                return self._shared.answer(points, gradients, losses, seen, w, len(plan.trained))
             if isinstance(points, Iterator):
                 return gradients(points)
             return list(gradients(points.pop(0) for _ in range(len(points))))
@@ -167,14 +168,14 @@ class PerturbedOptimizer(Optimizer):
         try:
             with Guard(plan.parameters, self._generator, w.device) as guard:
                 g = drive(row.start(w, **{**plan.given, "memory": self.memory}), answer, lazy=True)
-                if self._shared is not None:
-                    self._shared.settle()
                 _check_all(g, [] if at_once else losses, name)
                 torch._foreach_copy_(plan.trained, plan.clean)
                 for i, (p, piece) in enumerate(zip(plan.trained, plan.views(g))):
                     if i in seen:
                         p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
                 self.base.step()
+                if self._shared is not None:
+                    self._shared.settle()
                 if self._left is not None:
                     self._left = {(id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
         except BaseException:
