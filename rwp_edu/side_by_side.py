@@ -45,11 +45,13 @@ ORDER = tuple((method, way) for method in SETTINGS for way in WAYS)
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement: ``milliseconds`` of wall time per update; ``ours`` and ``others``: how many cores were busy for it, and for anything else."""
+    """One measurement: ``milliseconds`` of wall time per update; ``busiest``: milliseconds of CPU time of the process that used most, which
+    is what is left on one thread if nobody is kept waiting; ``ours`` and ``others``: how many cores were busy for it, and for anything else."""
 
     method: str
     way: str
     milliseconds: float
+    busiest: float
     ours: float
     others: float
 
@@ -57,6 +59,10 @@ class Sample:
     def quiet(self) -> bool:
         """Was the machine left alone? What cannot be seen counts as quiet."""
         return not self.others > QUIET
+
+
+class Disturbed(RuntimeError):
+    """Others are using the cores."""
 
 
 def lacks() -> str:
@@ -153,6 +159,13 @@ class Team:
             sleep(0.01)
         self._fail(f"no answer within {patience:.0f} s")
 
+    def quiet(self, method: str, way: str, updates: int = 3, tries: int = 3) -> Sample:
+        """Measure until nobody disturbs; ``Disturbed`` after so many tries."""
+        for _ in range(tries):
+            if (found := self.time(method, way, updates)).quiet:
+                return found
+        raise Disturbed(f"the machine is not quiet: others use {found.others:.1f} of its cores")
+
     def _fail(self, why: str = "a worker ended") -> None:
         texts = []
         for file in self._errors:
@@ -225,12 +238,12 @@ def _serve(rank: int, home: Path, network: str, batch: int) -> None:
         began, busy, own = perf_counter(), _busy(), process_time()
         for _ in range(updates if here else 0):
             kept[method, way]()
-        wall, cpu = perf_counter() - began, torch.tensor([process_time() - own], dtype=torch.float64)
-        busy = _busy() - busy
+        wall, cpu = perf_counter() - began, torch.zeros(2, dtype=torch.float64)
+        cpu[rank], busy = process_time() - own, _busy() - busy
         dist.all_reduce(cpu)
         if rank == 0:
-            ours = cpu.item() / wall
-            found = Sample(method, way, 1000 * wall / updates, ours, max(0.0, busy / wall - ours))
+            ours, each = cpu.sum().item() / wall, 1000 / updates
+            found = Sample(method, way, each * wall, each * cpu.max().item(), ours, max(0.0, busy / wall - ours))
             (home / "new").write_text(json.dumps(asdict(found)))
             os.replace(home / "new", home / f"answer{number}")
 

@@ -9,6 +9,7 @@ from rwp_edu.lab.state import PRESETS, RaceState
 from rwp_edu.lab.terrain import Landscape, LandscapeState, landscape
 from rwp_edu.lab.trial import Trial, TrialState, trial
 from rwp_edu.lab.variance import TwoPointsLab, TwoPointsState, two_points
+from rwp_edu.lab.workers import Workers, WorkersState, workers
 
 __all__ = [
     "Distances",
@@ -28,6 +29,8 @@ __all__ = [
     "TwoPointsState",
     "UpdateLab",
     "UpdateState",
+    "Workers",
+    "WorkersState",
     "distances",
     "landscape",
     "race",
@@ -36,4 +39,5 @@ __all__ = [
     "trial",
     "two_points",
     "update",
+    "workers",
 ]
