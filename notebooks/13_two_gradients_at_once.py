@@ -102,12 +102,14 @@ assert check_round(solution)
 # *Measure* above does not.)
 
 # %%
+from statistics import median
+
 from rwp_edu.side_by_side import SETTINGS, WAYS, disturbed, ratio, times
 
 samples = lab.measure()
 found = times(samples)
 for method in SETTINGS if found else ():
-    print(f"{method:6} " + "   ".join(f"{way} {min(found[method, way]):6.1f} ms" for way in WAYS))
+    print(f"{method:6} " + "   ".join(f"{way} {median(found[method, way]):6.1f} ms" for way in WAYS))
 for way in WAYS:
     print(f"m-RWP on two workers over SAM, {way}: {ratio(found, ('m-rwp', 'two workers'), ('sam', way)):.2f}")
 print(disturbed(samples))
@@ -184,11 +186,11 @@ start("together", "-m", "torch.distributed.run", "--standalone", "--nproc-per-no
 # The step is undone on both, bit for bit, and both say why. If a process *dies*, the others end with a message after at most `timeout` seconds; with
 # `torchrun --max-restarts 3` all start again, so load your latest checkpoint at the start (`model.state_dict()` and `optimizer.state_dict()`, on every rank).
 #
-# - **Small networks.** An exchange takes about half a millisecond, as long as the whole gradient of the network in the script: in parallel it trains more slowly. Points pay from tens of milliseconds per gradient on.
+# - **Small networks.** An exchange costs some tenths of a millisecond or more, as much as a whole gradient of the network in the script: in parallel it trains more slowly. Points pay where a gradient takes tens of milliseconds.
 # - **Two cores are two cores.** Whoever sells "half the time of SAM" compares with a SAM that leaves the second device idle.
 # - **Shards are an alternative.** Ordinary data parallelism serves SAM too: `points(optimizer, model, shards=2)` and `x, y = parallel.shard(optimizer, x, y)` in the closure. It then climbs the gradient of
 #   the whole batch; with `DistributedDataParallel` and `parallel.per_rank` each rank climbs that of its part (m-sharpness), which is another method with another best $\rho$.
-# - **Every rank draws all of the noise**, four nanoseconds per weight and point on a CPU.
+# - **Every rank draws all of the noise**; otherwise the next draws would differ from rank to rank.
 #
 # ## Sources
 #

@@ -44,6 +44,17 @@ class Timeline:
         return self.work / self.length
 
     @property
+    def waits(self) -> list[tuple[int, float, float]]:
+        """Who waits, from when to when: for the others at the end of every round."""
+        out = []
+        for number, end in enumerate(self.ends, 1):
+            begin = self.ends[number - 2] if number > 1 else 0.0
+            for worker in range(self.workers):
+                busy = sum(bar.length for bar in self.bars if bar.worker == worker and bar.round == number)
+                out.append((worker, begin + busy, end))
+        return out
+
+    @property
     def idle(self) -> float:
         """The share of the workers' time that nobody uses."""
         return 1 - self.work / (self.workers * self.length)

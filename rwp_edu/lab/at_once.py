@@ -12,7 +12,7 @@ from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.live import HEADLESS
 from rwp_edu.lab.strokes import AXIS, dots, line, titled
 from rwp_edu.lab.timeline import Timeline, timeline
-from rwp_edu.parameters import Parameter, Values
+from rwp_edu.parameters import Parameter, Values, written
 from rwp_edu.side_by_side import ORDER, SETTINGS, WAYS, Sample, Team, disturbed, lacks, ratio, times
 
 MOST, ROUNDS, PAUSE = 6, 3, 0.2
@@ -67,6 +67,11 @@ class Workers(Explorer):
     def timeline(self) -> Timeline:
         s = self.state
         return timeline(s.method, s.workers, s.k, SPARE[s.spare])
+
+    @property
+    def snippet(self) -> str:
+        changed = {name: value for name, value in self.state.changed().items() if name != self.SEED}
+        return f"{self.OPEN}({written(changed)})"
 
     # The clock
 
@@ -129,11 +134,17 @@ class Workers(Explorer):
     # The picture
 
     def traces(self) -> list[dict[str, Any]]:
-        t, colour = self.timeline, figures.LOOKS[self.state.method][0]
+        t, colour, across = self.timeline, figures.LOOKS[self.state.method][0], self._across
+        waits = [(w, begin, end) for w, begin, end in t.waits if end - begin > 1e-9]
         out = [
             {
+                "type": "bar", "orientation": "h", "name": "waiting", "x": [end - begin for _, begin, end in waits], "base": [begin for _, begin, _ in waits],
+                "y": [-w for w, *_ in waits], "width": [0.66] * len(waits), "hoverinfo": "name", "xaxis": "x", "yaxis": "y",
+                "marker": {"color": "rgba(128,128,128,0.12)", "line": {"width": 1, "color": "rgba(128,128,128,0.35)"}, "pattern": {"shape": "/", "size": 7, "fgcolor": "rgba(128,128,128,0.35)"}},
+            },
+            {
                 "type": "bar", "orientation": "h", "name": "points", "x": [b.length for b in t.bars], "base": [b.begin for b in t.bars],
-                "y": [-b.worker for b in t.bars], "width": [0.66] * len(t.bars), "text": [b.label if b.length > 0.3 else "" for b in t.bars],
+                "y": [-b.worker for b in t.bars], "width": [0.66] * len(t.bars), "text": [b.label if b.length > 0.12 * across else "" for b in t.bars],
                 "hovertext": [f"{b.label}: {b.about}" for b in t.bars], "hoverinfo": "text", "textposition": "inside", "insidetextanchor": "middle",
                 "textangle": 0, "marker": {"color": colour, "opacity": 0.85, "line": {"width": 2, "color": "rgba(128,128,128,0.5)"}}, "xaxis": "x", "yaxis": "y",
             },
@@ -153,10 +164,15 @@ class Workers(Explorer):
             out.append(dots([v for v, _ in middle], [at for _, at in middle], label, look, "diamond", 10, "2"))
         return out
 
+    @property
+    def _across(self) -> float:
+        """The time that the picture shows: as long as one worker takes, so that more workers are seen to be faster."""
+        return max(2.0, timeline(self.state.method, 1, self.state.k).length)
+
     def layout(self) -> dict[str, Any]:
         t, ways = self.timeline, list(WAYS)
         label = methods.get(self.state.method).label
-        end = max(2.0, max((timeline(self.state.method, 1, self.state.k)).length, t.length))
+        end = self._across
         heads = ((f"One update of {label}", 0), (f"Measured here, batch {self.state.batch}", 0.62))
         notes = [
             {"text": f"<b>{text}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": x, "y": 1, "xanchor": "left",
@@ -195,7 +211,11 @@ class Workers(Explorer):
         cost = row.cost(k=s.k)
         rounds = f"{cost.points} point{'s' * (cost.points > 1)} in {cost.rounds} round{'s' * (cost.rounds > 1)}"
         crew = "one worker" if s.workers == 1 else f"{s.workers} workers" + (f", {t.shards} to a point" if t.shards > 1 else "")
-        said = f"{row.label}: {rounds}. On {crew} an update takes as long as {_number(t.length)} gradient{'s' * (t.length != 1)} for a work of {_number(t.work)}: {_number(t.speedup)} times as fast as on one"
+        said = f"{row.label}: {rounds}. On {crew} an update takes as long as {_number(t.length)} gradient{'s' * (t.length != 1)} for a work of {_number(t.work)}"
+        if s.workers > 1:
+            said += f": {_number(t.speedup)} times as fast as on one" if t.speedup > 1.001 else ": no faster than on one"
+        if s.workers == 1:
+            return f"{said}. {self._clock()}"
         said += f"; {100 * t.idle:.0f} % of the workers' time is spent waiting." if t.idle > 1e-9 else "; nobody waits."
         return f"{said} {self._clock()}"
 
@@ -204,6 +224,8 @@ class Workers(Explorer):
             return f"Clock: {self._doing}."
         if not self.clocked:
             return ""
+        if not all(sample.quiet for sample in self.clocked):
+            return f"Measured, but {disturbed(self.clocked)}."
         found, mixed = times(self.clocked), ("m-rwp", "two workers")
         told = {"one core": "on one core", "two threads": "on two threads", "two shards": "with half of the batch on each of two workers"}
         parts = [f"{ratio(found, mixed, ('sam', way)):.2f} times as long as SAM {name}" for way, name in told.items()]
