@@ -16,6 +16,10 @@ OK, NOT_FINITE, FAILED = 0.0, 1.0, 2.0
 ALIGNED = 16
 
 
+def _aligned(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED
+
+
 class WorkerLost(RuntimeError):
     """Another rank has ended, or has not answered in time."""
 
@@ -28,7 +32,7 @@ class Message:
         for name, (count, dtype) in parts.items():
             size = count * dtype.itemsize
             self.places[name] = self.length, size, dtype
-            self.length += -(-size // ALIGNED) * ALIGNED
+            self.length += _aligned(size)
 
     def cut(self, buffer: Tensor, name: str) -> Tensor:
         start, size, dtype = self.places[name]
@@ -37,7 +41,7 @@ class Message:
     def cut_all(self, buffer: Tensor, names: Iterable[str]) -> list[Tensor]:
         """Neighbouring parts, read from the device at once."""
         starts = [self.places[name][0] for name in names]
-        ends = [sum(self.places[name][:2]) for name in names]
+        ends = [start + _aligned(self.places[name][1]) for name, start in zip(names, starts)]
         read = buffer[..., min(starts) : max(ends)].cpu()
         return [read.narrow(-1, self.places[n][0] - min(starts), self.places[n][1]).view(self.places[n][2]) for n in names]
 
