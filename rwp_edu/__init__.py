@@ -17,6 +17,7 @@ _MODULES = (
     "noise",
     "objective",
     "optim",
+    "parallel",
     "parameters",
     "points",
     "problems",

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from rwp_edu import rivals
+from rwp_edu import rivals, side_by_side
 from rwp_edu.batched import Group, update
 from rwp_edu.descent import Descent
 from rwp_edu.methods import METHODS, PARAMETERS
@@ -307,6 +307,45 @@ FLATNESS = (
 )  # fmt: skip
 
 
+def workers(network: str, way: str) -> Callable[[ExitStack], tuple[Measurement, Measurement]]:
+    """Wall milliseconds of an update of m-RWP on two workers, and of SAM in another way."""
+
+    def prepare(stack: ExitStack) -> tuple[Measurement, Measurement]:
+        team = stack.enter_context(side_by_side.Team(network))
+        return tuple(lambda ask=ask: team.quiet(*ask).milliseconds for ask in (("m-rwp", "two workers"), ("sam", way)))
+
+    return prepare
+
+
+def no_workers(network: str) -> str:
+    if network == "resnet18" and find_spec("torchvision") is None:
+        return "needs torchvision"
+    if (lacking := side_by_side.lacks()) or not (others := side_by_side.others_now()) > side_by_side.QUIET:
+        return lacking
+    return f"needs a quiet machine: others use {others:.1f} of its cores"
+
+
+def workers_row(network: str, label: str, way: str, against: str, goal: str) -> Row:
+    return Row(
+        f"parallel m-RWP over SAM {against}, {label}",
+        "m-RWP, its two points on two processes of one thread",
+        f"SAM, {side_by_side.WAYS[way]}",
+        "ms",
+        "wall time per update, while nobody else uses the cores",
+        goal,
+        7,
+        workers(network, way),
+        lambda: no_workers(network),
+    )
+
+
+WORKERS = tuple(
+    (network, label, way, against, goal)
+    for network, label in (("cnn", "CNN at batch 128"), ("resnet18", "ResNet-18 at batch 32"))
+    for way, against, goal in (("two threads", "on the same two cores", "<= 0.90"), ("one core", "on one of them", "<= 0.62"))
+)
+
+
 def importing(modules: str) -> Measurement:
     """CPU milliseconds of an import in a fresh process."""
     code = f"import time; began = time.process_time(); import {modules}; print(time.process_time() - began)"
@@ -445,6 +484,7 @@ ROWS = (
         ),
         lambda: "" if find_spec("pytorch_optimizer") else "needs pip install 'rwp_edu[bench]'",
     ),
+    *(workers_row(*row) for row in WORKERS),
     Row(
         "live race with the screen open",
         "live in JupyterLab as fast as it goes, watched in Chromium on the same machine",
@@ -477,8 +517,11 @@ def measure_row(row: Row, pairs: int) -> dict[str, Any]:
         return {**described, "skipped": lacking}
     with ExitStack() as stack:
         measure_a, measure_b = row.prepare(stack)
-        measure_a(), measure_b()
-        measured = [(measure_a(), measure_b()) for _ in range(pairs)]
+        try:
+            measure_a(), measure_b()
+            measured = [(measure_a(), measure_b()) for _ in range(pairs)]
+        except side_by_side.Disturbed as why:
+            return {**described, "skipped": str(why)}
     first, ratio, third = statistics.quantiles((a / b for a, b in measured), n=4, method="inclusive")
     sign, _, bound = row.goal.partition(" ")
     return {

@@ -281,7 +281,38 @@ def run_of(arguments: Namespace) -> tuple[Any, Path | None]:
     return checkpoints.load(arguments.resume, arguments.device), writable(arguments.resume, "--resume")
 
 
+SHARDS = Parameter("shards", "", 1, "ranks that share a point", low=1)
+
+
 def train(arguments: Namespace) -> int:
+    if arguments.parallel is None:
+        return train_here(arguments)
+    with checked():
+        from torch.distributed import is_torchelastic_launched
+
+        if arguments.parallel != "points":
+            raise ValueError(f"--parallel takes points, got {arguments.parallel!r}")
+        if not is_torchelastic_launched():
+            raise ValueError("several workers are started by torchrun --nproc-per-node 2 -m rwp_edu train ... --parallel points")
+        if arguments.device != "auto":
+            raise ValueError("workers choose their devices themselves: leave out --device")
+        shards = SHARDS.parse(arguments.shards) if arguments.shards is not None else 1
+    from rwp_edu import parallel
+
+    goes_on = arguments.out and int(os.environ["TORCHELASTIC_RESTART_COUNT"]) and (Path(arguments.out) / "checkpoint.pt").exists()
+    if goes_on:
+        none = dict.fromkeys(("problem", "methods", "seeds", "steps", "out"))
+        vars(arguments).update(none, resume=arguments.out, set=[], download=False)
+    try:
+        with parallel.workers() as device:
+            arguments.device = device.type
+            return train_here(arguments, shards, first=os.environ["RANK"] == "0")
+    except parallel.WorkerLost as error:
+        raise Wrong(f"{error}; with --out DIR, torchrun --max-restarts 3 goes on from the last checkpoint") from error
+
+
+def train_here(arguments: Namespace, shards: int = 0, first: bool = True) -> int:
+    """Train in this process; with ``shards`` it is one of several workers, of which the ``first`` alone writes and speaks."""
     with checked():
         from rwp_edu import checkpoints
         from rwp_edu.tensorboard import Board
@@ -296,11 +327,16 @@ def train(arguments: Namespace) -> int:
             raise ValueError("TensorBoard needs a folder: give --out DIR")
         run, folder = run_of(arguments)
         run.engine.threads = threads
-        board = Board(folder / "tensorboard") if arguments.tensorboard else None
+        if shards and run.record.problem.engine == "batched":
+            raise ValueError(f"the networks of {run.settings.problem} are trained all at once, which several workers would slow down; try images")
+        if shards:
+            run.engine.share(shards)
+        folder = folder if first else None
+        board = Board(folder / "tensorboard") if arguments.tensorboard and first else None
     from tqdm import tqdm
 
     settings = run.settings
-    quiet = arguments.json and not sys.stderr.isatty()
+    quiet = arguments.json and not sys.stderr.isatty() or not first
     interrupted = False
     try:
         with tqdm(
@@ -324,7 +360,9 @@ def train(arguments: Namespace) -> int:
             with checked():
                 checkpoints.save_networks(run, folder)
     finally:
-        if arguments.json:
+        if not first:
+            pass
+        elif arguments.json:
             told = {
                 "version": __version__,
                 "device": str(run.device),
@@ -603,6 +641,8 @@ COMMANDS = {
             "--checkpoint-every": {"metavar": "N", "help": f"updates between two checkpoints (default: {EVERY.default})"},
             "--resume": {"metavar": "DIR", "help": "go on with the run whose checkpoint is in DIR"},
             "--download": {"action": "store_true", "help": "get the data set first, if it is not here yet"},
+            "--parallel": {"metavar": "points", "help": "share out the points of every round over the workers that torchrun has started"},
+            "--shards": {"metavar": "N", "help": "workers that share a point, each with a part of the batch (default: 1)"},
             "--threads": {"metavar": "N", "help": "threads of the computation (default: 1; more pay for large networks on an idle machine)"},
             "--tensorboard": {"action": "store_true", "help": "write event files for TensorBoard too, into DIR/tensorboard"},
             "--json": JSON,

@@ -34,6 +34,7 @@ class Runner:
         base.register_step_pre_hook(self._clip)
         self.optimizer = OPTIMIZERS[method](base, seed=self.seed)
         self.updates, self.alive, self.displacement = 0, True, float("nan")
+        self.cut = lambda x, y: (x, y)
         self.average: list[Tensor] | None = None
         self.averaged = 0
         self.found: tuple[tuple[int, int], dict[str, float]] | None = None
@@ -83,6 +84,7 @@ class Runner:
         return [partial(self._loss, x[a:b], y[a:b]) for a, b in zip(cuts, cuts[1:])]
 
     def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+        x, y = self.cut(x, y)
         with self.problem.precision():
             loss = self.problem.loss(self.model(x), y)
         loss.backward()
@@ -176,6 +178,14 @@ class OneByOne:
     @property
     def _all(self) -> list[Runner]:
         return [runner for own in self.runners for runner in own]
+
+    def share(self, shards: int = 1) -> None:
+        """Share out the points of every round over the ranks of ``rwp_edu.parallel.workers()``, ``shards`` ranks to a point; on all ranks alike."""
+        from rwp_edu import parallel
+
+        for runner in self._all:
+            parallel.points(runner.optimizer, runner.model, shards=shards)
+            runner.cut = partial(parallel.shard, runner.optimizer)
 
     @property
     def alive(self) -> Tensor:

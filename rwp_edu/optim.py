@@ -82,6 +82,7 @@ class PerturbedOptimizer(Optimizer):
         self._sizes: tuple[int, ...] = ()
         self._plan: _Plan | None = None
         self._left: set[tuple[int, int]] | None = set()  # identity and version of the gradients of the latest step
+        self._shared: Any = None  # who else answers: rwp_edu.parallel
         own = {key: hyper.get(key, row.default(key)) for key in row.parameters}
         self.defaults = {**base.defaults, **own}
         for group, keys in getattr(base, "_filled_by_rwp_edu", ()):  # wrapped before: forget that wrapper's defaults
@@ -140,6 +141,7 @@ class PerturbedOptimizer(Optimizer):
         torch._foreach_copy_(plan.clean, plan.trained)
         losses: list[Tensor] = []
         seen: set[int] = set()
+        closures = closures if self._shared is None else self._shared.closures(closures)
 
         def gradients(points: Iterator[At]) -> Iterator[Tensor]:
             for at in points:
@@ -154,6 +156,8 @@ class PerturbedOptimizer(Optimizer):
                 yield _flat_gradient(plan, w, seen, name)
 
         def answer(points: list[At] | Iterator[At]) -> list[Tensor] | Iterator[Tensor]:
+            if self._shared is not None:
+                return self._shared.answer(points, gradients, losses, seen, w, len(plan.trained))
             if isinstance(points, Iterator):
                 return gradients(points)
             return list(gradients(points.pop(0) for _ in range(len(points))))
@@ -170,6 +174,8 @@ class PerturbedOptimizer(Optimizer):
                     if i in seen:
                         p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
                 self.base.step()
+                if self._shared is not None:
+                    self._shared.settle()
                 if self._left is not None:
                     self._left = {(id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
         except BaseException:
@@ -245,7 +251,7 @@ class PerturbedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._plan, self._left = None, set()
+        self._plan, self._left, self._shared = None, set(), None
         if saved := state["_generator"]:
             self._generator = torch.Generator(saved[0]).set_state(saved[1])
         super().__setstate__({})

@@ -81,7 +81,8 @@ def test_the_interval_covers_as_often_as_it_says():
 
 
 SHORT = {"race": {"steps": 3}, "optimum": {"steps": 3}, "surface": {"steps": 3}, "radius": {"steps": 20, "widths": (8, 64, 256)},
-         "noise_as_trace": {"steps": 5, "draws": 2}, "two_points": {}, "update_variance": {"draws": 2}, "clock": {"updates": 1}}  # fmt: skip
+         "noise_as_trace": {"steps": 5, "draws": 2}, "two_points": {}, "update_variance": {"draws": 2}, "clock": {"updates": 1},
+         "side_by_side": {"updates": 1}}  # fmt: skip
 
 
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=list(CLAIMS))

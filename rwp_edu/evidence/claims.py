@@ -35,6 +35,8 @@ NAIVE_FT = "rwp:sigma=0.15:kind=isotropic"
 ACC, DIST = "test_accuracy", "distance"
 SIX = ("sgd", "sgd:weight_decay=0.04", "sam", "rwp", "m-rwp:sigma=0.15", "nso")
 GRID = (0.05, 0.08, 0.1, 0.12, 0.15, 0.2)
+MS = "milliseconds"
+SIDES = (("sgd", "one core"), *(("sam", way) for way in ("one core", "two threads", "two workers", "two shards")), ("m-rwp", "two workers"))
 SENSING = {"problem": "sensing", "steps": 1000}
 
 CLAIMS: dict[str, Claim] = {
@@ -158,6 +160,13 @@ CLAIMS: dict[str, Claim] = {
             "cost-of-an-update", "RWP costs what SGD costs; SAM and, on one worker, m-RWP cost twice as much", RWP, "half of SAM's time", "clock",
             {"updates": 3}, (S("rwp", "<", "sgd", "milliseconds", 1.1), S("rwp", "<", "sam", "milliseconds", 0.6), S("m-rwp", "<", "sam", "milliseconds", 1.1)), 40,
             "one core", {"updates": 2},
+        ),
+        Claim(
+            "two-workers", "m-RWP's two gradients are independent: computed side by side they take the time of one, half of SAM's", f"{RWP}, 2404.00357",
+            "half of SAM's time on two devices", "side_by_side", {"batch": 32, "updates": 2, "order": SIDES},
+            (S("m-rwp, two workers", "<", "sgd, one core", MS, 1.1), S("m-rwp, two workers", "<", "sam, one core", MS, 0.62), S("sam, two workers", ">", "sam, one core", MS, 0.95),
+             S("m-rwp, two workers", "<", "sam, two threads", MS, 0.9), S("m-rwp, two workers", "<", "sam, two shards", MS, 0.9)), 25,
+            "two fixed cores: the last two lines let SAM use both, by two threads and by halving its batch. Shows nothing while others use the cores", {"updates": 1},
         ),
     )
 }  # fmt: skip

@@ -218,6 +218,31 @@ def clock(seeds: int, first: int, updates: int) -> Found:
     return {(name, "milliseconds"): np.array(found) for name, found in out.items()}
 
 
+def side_by_side(seeds: int, first: int, batch: int, updates: int, order: Sequence[tuple[str, str]]) -> Found:
+    """Milliseconds of an update of a convolutional network (53k weights) on one core, two threads and two processes; one value per repetition,
+    all ways in turn. A repetition in which others used the cores too does not count and is made up for, up to ``SPARE_TRIES`` times; what is
+    then missing has no value, and nothing has one on a machine with a single core."""
+    from rwp_edu.side_by_side import Team, lacks
+
+    out = {(f"{method}, {way}", "milliseconds"): np.full(seeds, np.nan) for method, way in order}
+    if lacks():
+        return out
+    with Team("cnn", batch) as team:
+        for method, way in order:
+            team.time(method, way, 1)
+        done = missed = 0
+        while done < seeds and missed <= SPARE_TRIES:
+            samples = [team.time(method, way, updates) for method, way in order]
+            if not all(sample.quiet for sample in samples):
+                missed += 1
+                continue
+            for sample in samples:
+                out[f"{sample.method}, {sample.way}", "milliseconds"][done] = sample.milliseconds
+            done += 1
+    return out
+
+
+SPARE_TRIES = 4  # repetitions that may be disturbed
 EXPERIMENTS: dict[str, Callable[..., Found]] = {
     "race": race,
     "optimum": optimum,
@@ -227,4 +252,5 @@ EXPERIMENTS: dict[str, Callable[..., Found]] = {
     "two_points": two_points,
     "update_variance": update_variance,
     "clock": clock,
+    "side_by_side": side_by_side,
 }

@@ -1,6 +1,7 @@
 """The notebook user interface. Every lab works with and without a front end."""
 
 from rwp_edu.lab.arrows import UpdateLab, UpdateState, update
+from rwp_edu.lab.at_once import Workers, WorkersState, workers
 from rwp_edu.lab.distances import Distances, DistancesState, distances
 from rwp_edu.lab.race import Race, race
 from rwp_edu.lab.scatter import Scatter, ScatterState, scatter
@@ -28,6 +29,8 @@ __all__ = [
     "TwoPointsState",
     "UpdateLab",
     "UpdateState",
+    "Workers",
+    "WorkersState",
     "distances",
     "landscape",
     "race",
@@ -36,4 +39,5 @@ __all__ = [
     "trial",
     "two_points",
     "update",
+    "workers",
 ]

@@ -14,8 +14,8 @@ from rwp_edu.training import one_thread
 class Explorer:
     """A picture of a small state. A subclass has a ``STATE`` (a frozen ``Values``) and says what is drawn.
 
-    ``OPEN`` is the call that opens it. ``CHOICE`` names the parameter that is a row of buttons on top, ``SEED`` the one that the
-    button *New draw* counts up.
+    ``OPEN`` is the call that opens it. ``CHOICE`` names the parameter that is a row of buttons on top, ``SEED`` the one that a button
+    counts up: ``AGAIN`` is its label, icon and tooltip.
 
     ``traces`` and ``layout`` are plain dictionaries for plotly; a live screen updates traces in place as long as their names and
     order stay. ``text`` is the sentence below. ``shown`` names the controls that matter now.
@@ -25,6 +25,7 @@ class Explorer:
     OPEN: ClassVar[str]
     CHOICE: ClassVar[str] = ""
     SEED: ClassVar[str] = "seed"
+    AGAIN: ClassVar[tuple[str, str, str]] = ("New draw", "random", "draw other noise")
 
     def __init__(self, state: Values):
         self.state = state
@@ -61,6 +62,11 @@ class Explorer:
     def work(self) -> bool:
         """Do a little of what takes long (some hundredths of a second), and say whether there is more to do."""
         return False
+
+    @property
+    def pause(self) -> float:
+        """Seconds between two turns of ``work`` on a screen."""
+        return 0.01
 
     def finish(self) -> None:
         """Do all of the work."""

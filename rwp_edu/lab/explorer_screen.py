@@ -32,7 +32,8 @@ class ExplorerScreen(Live):
         }
         self.choice = self._buttons(rows[owner.CHOICE]) if owner.CHOICE else None
         self.chips = Chips(self.store) if hasattr(state, "methods") else None
-        self.again = w.Button(description="New draw", icon="random", tooltip="draw other noise", layout={"width": "auto"})
+        label, icon, tip = owner.AGAIN
+        self.again = w.Button(description=label, icon=icon, tooltip=tip, layout={"width": "auto"})
         self.again.on_click(lambda _: self.store(owner.SEED, getattr(self.owner.state, owner.SEED) + 1))
         self._data, self._plan = owner.traces(), {**figures.PLAIN, **owner.layout()}
         self.figure = go.FigureWidget(data=self._data, layout=self._plan)
@@ -93,7 +94,7 @@ class ExplorerScreen(Live):
             more = self.owner.work()
             self.draw()
         if more:
-            return 0.01
+            return self.owner.pause
         self._remember()
         return None
 

@@ -1,0 +1,50 @@
+"""Two gradients at once in a real browser: the screen stays alive while two other processes measure."""
+
+from __future__ import annotations
+
+import nbformat
+import pytest
+
+from rwp_edu import side_by_side
+from rwp_edu.lab.browser import browser, chromium, jupyter, open_notebook, python, until
+
+pytestmark = [
+    pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
+    pytest.mark.skipif(bool(side_by_side.lacks()), reason=side_by_side.lacks() or "two cores"),
+]
+
+
+@pytest.fixture
+def page(tmp_path):
+    folder = tmp_path / "notebooks"
+    folder.mkdir()
+    cell = nbformat.v4.new_code_cell("import rwp_edu\nlab = rwp_edu.lab.workers()\nlab")
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), folder / "workers.ipynb")
+    with jupyter(folder, tmp_path, RWP_EDU_HEADLESS_STEPS="") as url, browser() as page:
+        page.errors = []
+        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+        open_notebook(page, url, "workers.ipynb")
+        page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
+        yield page
+
+
+def test_the_screen_answers_while_the_clock_runs(page):
+    says = "document.querySelector('.rwp-lab .rwp-says').innerText"
+    bars = "document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === 'points').x.length"
+    until(page, f"{says}.includes('2 times as fast') && {bars} === 2")
+    page.locator(".rwp-lab button:has-text('Measure')").first.click()
+    until(page, f"{says}.includes('Clock: ')")
+    page.locator(".rwp-lab button:has-text('SAM')").first.click()
+    until(page, f"{says}.includes('no faster than on one')")
+    head = page.locator(".rwp-lab .rwp-head:has-text('workers')").first
+    handle = head.locator("xpath=ancestor::div[contains(@class,'widget-vbox')][1]").locator(".noUi-handle").first
+    handle.focus()
+    handle.press("ArrowRight")
+    until(page, f"{says}.includes('On 3 workers')")
+    page.locator(".rwp-lab select").filter(has_text="take shards").first.select_option(label="take shards")
+    until(page, f"{bars} === 6")
+    until(page, f"{says}.includes('warming up, ')")
+    assert python(page, "print(lab._team is not None)").strip() == "True"
+    python(page, "lab._team.close(); lab._team = None; lab._todo = []")
+    assert [text for text in page.errors if "favicon" not in text] == []
