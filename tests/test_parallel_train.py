@@ -1,0 +1,68 @@
+"""``rwp-edu train --parallel points`` under torchrun: the networks of one process, also after a worker died."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from rwp_edu import checkpoints
+
+ASKED = ["images", "--methods", "sam,m-rwp", "--seeds", "1", "--set", "train=40", "--set", "batch=10", "--set", "width=4", "--set", "test=50"]
+TRAIN = ["-m", "rwp_edu", "train"]
+
+
+def torchrun(*options: str) -> list[str]:
+    return [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", *options]
+
+
+def networks(folder: Path) -> dict[str, torch.Tensor]:
+    return {f"{path.name} {name}": value for path in sorted((folder / "networks").iterdir()) for name, value in torch.load(path, weights_only=True).items()}
+
+
+def test_a_worker_that_dies_is_started_again_and_the_run_goes_on_bit_for_bit(tmp_path):
+    steps = [*ASKED, "--set", "norm=batch", "--steps", "150", "--checkpoint-every", "5"]
+    command = [*torchrun("--max-restarts", "1"), *TRAIN, *steps, "--parallel", "points", "--out", str(tmp_path / "two")]
+    with open(tmp_path / "log", "w") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        while not (tmp_path / "two" / checkpoints.FILE).exists():
+            assert process.poll() is None, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        workers = [child for child in psutil.Process(process.pid).children() if "train" in child.cmdline()]
+        rank = {child.environ()["RANK"]: child for child in workers}
+        os.kill(rank["1"].pid, signal.SIGKILL)
+        assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
+    said = (tmp_path / "log").read_text()
+    assert "m-rwp" in said and said.count("150 updates on cpu") == 1, said
+    subprocess.run([sys.executable, *TRAIN, *steps, "--out", tmp_path / "one"], check=True, capture_output=True)
+    two, one = networks(tmp_path / "two"), networks(tmp_path / "one")
+    assert two.keys() == one.keys() and all(torch.equal(two[name], one[name]) for name in one)
+
+
+def test_shards_train_alike_to_rounding(tmp_path):
+    steps = [*ASKED, "--steps", "4"]
+    command = [*torchrun(), *TRAIN, *steps, "--parallel", "points", "--shards", "2", "--out", str(tmp_path / "two")]
+    subprocess.run(command, check=True, capture_output=True)
+    subprocess.run([sys.executable, *TRAIN, *steps, "--out", tmp_path / "one"], check=True, capture_output=True)
+    two, one = networks(tmp_path / "two"), networks(tmp_path / "one")
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["images", "--parallel", "points"], "several workers are started by torchrun --nproc-per-node 2 -m rwp_edu train"),
+        (["images", "--parallel", "data"], "--parallel takes points, got 'data'"),
+    ],
+)
+def test_errors(arguments, says):
+    found = subprocess.run([sys.executable, *TRAIN, *arguments], capture_output=True, text=True)
+    assert found.returncode == 2 and len(found.stderr.splitlines()) == 1 and says in found.stderr
