@@ -39,6 +39,7 @@ from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
 from rwp_edu.points import At, Layout, drive
 
+_WRAPPER = Optimizer.profile_hook_step(lambda self: None).__code__  # what torch puts around every step: hooks, and word to a profiler
 _GLOBAL_HOOKS = torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks
 READ_AT_ONCE = ("cpu",)  # kinds of devices that a number is read from without waiting
 
@@ -119,8 +120,7 @@ class PerturbedOptimizer(Optimizer):
         call. A method that asks for several batches (m-RWP) or for parts of one (LPF-SGD) takes one closure for each; with a
         single closure all its points use the same data.
         """
-        watched = any(_GLOBAL_HOOKS) or self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _profiler_enabled()
-        return (self._watched_step if watched else self._step)(closure, *others)
+        return (self._watched_step if _watched(self) else self._step)(closure, *others)
 
     step.hooked = True  # torch would wrap it, to run hooks and tell a profiler: only a step that is watched has to pay for that
 
@@ -174,7 +174,7 @@ class PerturbedOptimizer(Optimizer):
                 for i, (p, piece) in enumerate(zip(plan.trained, plan.views(g))):
                     if i in seen:
                         p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
-                self.base.step()
+                _bare_step(self.base)()
                 if self._left is not None:
                     self._left = {(id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
         except BaseException:
@@ -299,6 +299,19 @@ class _Plan:
         return torch._utils._unflatten_dense_tensors(flat, self.trained)
 
 
+def _watched(optimizer: Optimizer) -> Any:
+    """Whether somebody wants to hear of its steps."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return own or any(_GLOBAL_HOOKS) or _profiler_enabled()
+
+
+def _bare_step(base: Optimizer) -> Callable[[], Any]:
+    """Its step, if nobody watches without torch's wrapper, which takes as long as the update of a small network."""
+    step = type(base).step
+    wrapped = getattr(step, "__code__", None) is _WRAPPER and "step" not in vars(base)
+    return step.__wrapped__.__get__(base) if wrapped and not _watched(base) else base.step
+
+
 def _check_loss(loss: Any, name: str, read: bool = True) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TypeError(f"the closure given to {name}.step must return the loss, a tensor with one element; got {loss!r}")
@@ -317,19 +330,18 @@ def _check_all(g: Tensor, losses: list[Tensor], name: str) -> None:
 
 def _flat_gradient(plan: _Plan, w: Tensor, seen: set[int], name: str) -> Tensor:
     """The gradients just found, one after another; zero for a parameter that has none. They leave ``.grad``."""
-    gradients = [p.grad for p in plan.trained]
-    have = [i for i, gradient in enumerate(gradients) if gradient is not None]
-    if any(gradients[i].layout is not torch.strided for i in have):
+    have = {i: p.grad for i, p in enumerate(plan.trained) if p.grad is not None}
+    if any(gradient.layout is not torch.strided for gradient in have.values()):
         raise TypeError(f"{name} needs dense gradients; build the embedding with sparse=False")
     seen.update(have)
     for p in plan.trained:
         p.grad = None
-    if plan.uniform and len(have) == len(gradients):
-        return torch._utils._flatten_dense_tensors(gradients)
+    if plan.uniform and len(have) == len(plan.trained):
+        return torch._utils._flatten_dense_tensors(list(have.values()))
     flat = torch.zeros_like(w)
-    views = plan.views(flat)
     if have:
-        torch._foreach_copy_([views[i] for i in have], [gradients[i] for i in have])
+        views = plan.views(flat)
+        torch._foreach_copy_([views[i] for i in have], list(have.values()))
     return flat
 
 

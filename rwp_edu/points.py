@@ -108,11 +108,11 @@ class Layout:
     def filter_norms(self, flat: Tensor) -> Tensor:
         """||w_j||_2 at every entry of filter j, for flat weights ``(P,)``; a few calls in all, however many parameters."""
         if self._segments is None or self._segments[0].device != flat.device:
-            rows = [columns for count, columns in self._rows for _ in range(count)]
-            lengths = torch.tensor(rows, device=flat.device)
-            self._segments = lengths, torch.repeat_interleave(torch.arange(len(rows), device=flat.device), lengths)
-        lengths, filters = self._segments
-        sums = torch.segment_reduce(wide(flat).square(), "sum", lengths=lengths, unsafe=True)
+            lengths = torch.tensor([columns for count, columns in self._rows for _ in range(count)], device=flat.device)
+            starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+            self._segments = starts, torch.repeat_interleave(torch.arange(len(lengths), device=flat.device), lengths)
+        starts, filters = self._segments
+        sums = torch.segment_reduce(wide(flat).square(), "sum", offsets=starts, unsafe=True)
         return sums.sqrt_().to(flat.dtype).index_select(0, filters)
 
     def flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:

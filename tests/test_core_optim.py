@@ -1,5 +1,6 @@
 """The optimizer in a user's own loop: what one step does, and what it refuses."""
 
+import functools
 import warnings
 from contextlib import nullcontext
 
@@ -634,6 +635,38 @@ def test_a_profiler_sees_it_and_its_base_once_per_step(toy):
         one.step()
     found = {event.key: event.count for event in profiler.key_averages() if event.key.startswith("Optimizer.step#")}
     assert found == {"Optimizer.step#SAM.step": 1, "Optimizer.step#SGD.step": 1}
+
+
+def counted(step, calls):
+    @functools.wraps(step)
+    def counting(*args, **kwargs):
+        calls.append(None)
+        return step(*args, **kwargs)
+
+    return counting
+
+
+@pytest.mark.parametrize("how", ["on the instance", "in a subclass", "in a class that torch takes for wrapped", "by a scheduler"])
+@pytest.mark.parametrize("name", METHODS)
+def test_whatever_somebody_put_around_the_step_of_the_base_is_called(name, how):
+    """Torch's own wrapper is passed by where nobody watches; nobody else's is."""
+    w, calls = vector(1.0, 2.0), []
+    kind = torch.optim.SGD
+    if how == "in a subclass":
+        kind = type("Own", (kind,), {"step": lambda self: calls.append(None) or torch.optim.SGD.step(self)})
+    if how == "in a class that torch takes for wrapped":
+        kind = type("Own", (kind,), {"step": counted(kind.step, calls)})
+    base = kind([w], lr=0.01)
+    if how == "on the instance":
+        base.step = counted(base.step, calls)
+    if how == "by a scheduler":
+        torch.optim.lr_scheduler.StepLR(base, 1)
+        calls = []
+    optimizer = OPTIMIZERS[name](base)
+    for _ in range(2):
+        optimizer.step(quadratic(w))
+    assert base._opt_called if how == "by a scheduler" else len(calls) == 2
+    assert not torch.equal(w.detach(), torch.tensor([1.0, 2.0], dtype=torch.float64))
 
 
 def test_it_is_a_torch_optimizer_that_shares_its_base():
