@@ -21,11 +21,11 @@ class Guard:
     To be used where gradients are disabled.
     """
 
-    def __init__(self, parameters: list[Tensor], generator: torch.Generator, device: torch.device):
+    def __init__(self, parameters: list[Tensor], generator: torch.Generator | None, device: torch.device):
         self.parameters, self.generator = parameters, generator
         self.cuda = [device] if device.type == "cuda" else []
         self.gradients = [p.grad for p in parameters]
-        self.noise = generator.get_state()
+        self.noise = generator and generator.get_state()
         self.rng = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in self.cuda]
         self.first: _Moved | None = None
         self.moved: _Moved = {}, {}
@@ -72,7 +72,8 @@ class Guard:
         if self.first is not None:
             _put_back(*self.first)
         self._set_rng()
-        self.generator.set_state(self.noise)
+        if self.generator:
+            self.generator.set_state(self.noise)
         for p, gradient in zip(self.parameters, self.gradients):
             p.grad = gradient
 

@@ -165,7 +165,7 @@ class PerturbedOptimizer(Optimizer):
         memory, sizes = self.memory, self._sizes  # if other parameters are trained now, a history says nothing about them
         self.memory, self._sizes = dict(memory) if plan.sizes == sizes else {}, plan.sizes
         try:
-            with Guard(plan.parameters, self._generator, w.device) as guard:
+            with Guard(plan.parameters, plan.noise, w.device) as guard:
                 g = drive(row.start(w, **{**plan.given, "memory": self.memory}), answer, lazy=True)
                 if self._shared is not None:
                     self._shared.settle()
@@ -272,6 +272,7 @@ class _Plan:
         if optimizer._generator is None or optimizer._generator.device != device:
             optimizer._generator = generator(optimizer.seed, "noise", device=device)
         row, hyper = methods.get(optimizer.method), self._hyper(optimizer)
+        self.noise = optimizer._generator if row.random else None  # what it draws from
         self.w = torch.empty(self.layout.size, dtype=self.dtype, device=device)
         self.clean = self.views(self.w)  # what the weights are put back from
         self.given = row.equip(self.layout, [optimizer._generator], {}, hyper)

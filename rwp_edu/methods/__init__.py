@@ -128,6 +128,11 @@ class Method:
         own = tuple(name for name in self.needs if name in PARAMETERS)
         return (*NOISE_PARAMETERS, *own) if "noise" in self.needs else own
 
+    @cached_property
+    def random(self) -> bool:
+        """Whether it draws random numbers."""
+        return "noise" in self.needs or "normal" in self.needs
+
     def default(self, name: str) -> Any:
         """The published value of a hyper-parameter."""
         return self.defaults.get(name, PARAMETERS[name].default)

@@ -15,6 +15,11 @@ def norm(g: Tensor) -> Tensor:
     return torch.linalg.vector_norm(g, dim=-1, keepdim=True) + 1e-12
 
 
+def ascend(w: Tensor, d: Tensor, rho: float | Tensor) -> Tensor:
+    """w + ρ d/‖d‖."""
+    return w + d * (rho / norm(d)) if isinstance(rho, Tensor) else torch.addcdiv(w, d, norm(d), value=rho)
+
+
 def sam(w: Tensor, rho: float) -> Conversation:
     """g = ∇L(w + ρ ∇L(w)/‖∇L(w)‖): the gradient at the worst point of a ball, found in one step of ascent.
 
@@ -23,7 +28,7 @@ def sam(w: Tensor, rho: float) -> Conversation:
     versions do: weight decay is not part of the ascent direction, and 1e-12 guards the norm.
     """
     (g,) = yield [At(w)]
-    (g,) = yield [At(w + g * (rho / norm(g)))]
+    (g,) = yield [At(ascend(w, g, rho))]
     return g
 
 
@@ -65,7 +70,7 @@ def fsam(w: Tensor, memory: dict, rho: float, ema: float, remove: float) -> Conv
     m = memory.get("m")
     d = g if m is None else g - remove * m
     memory["m"] = wide(g) if m is None else ema * m + (1 - ema) * g
-    (g,) = yield [At(w + d * (rho / norm(d)))]
+    (g,) = yield [At(ascend(w, d, rho))]
     return g
 
 
@@ -76,7 +81,7 @@ def gsam(w: Tensor, rho: float, alpha: float) -> Conversation:
     moves it. The authors' code restores by subtraction, ours by copy.
     """
     (g,) = yield [At(w)]
-    (s,) = yield [At(w + g * (rho / norm(g)))]
+    (s,) = yield [At(ascend(w, g, rho))]
     d = g - s
     return s - alpha * (d - s * ((d * s).sum(-1, keepdim=True) / norm(s).square()))
 
@@ -90,7 +95,7 @@ def rsam(w: Tensor, noise: Callable, rho: float, pull: float) -> Conversation:
     u = noise(w)
     (g,) = yield [At(w + u)]
     d = u + pull * g
-    (g,) = yield [At(w + d * (rho / norm(d)))]
+    (g,) = yield [At(ascend(w, d, rho))]
     return g
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from rwp_edu.points import At, Conversation, Layout, wide
+from rwp_edu.points import FEW, At, Conversation, Layout, wide
 
 
 def mean(gradients: Iterable[Tensor]) -> Tensor:
@@ -64,12 +64,15 @@ def lpf_sgd(w: Tensor, noise: Callable, k: int) -> Conversation:
 
 def _shrunk(u: Tensor, memory: dict[str, Tensor], layout: Layout, eta: float, exponent: float, granularity: str) -> Tensor:
     """u / (1 + η S)^exponent with S the history v, summed over each filter of a tensor with two or more dimensions."""
-    if "v" in memory:
-        own = _per_parameter(eta, layout), _per_parameter(exponent, layout)
-        for rows, history, shape, strength, power in zip(layout.filters(u), layout.filters(memory["v"]), layout.shapes, *own):
-            if granularity == "filter" and len(shape) > 1:
-                history = history.sum(-1, keepdim=True)
-            rows.mul_((1 + strength * history).pow(-power))
+    if "v" not in memory:
+        return u
+    if u.dim() == 1 and layout.size < FEW and granularity == "filter" and not isinstance(eta, Tensor) and not isinstance(exponent, Tensor):
+        return u.mul_(layout.by_filter(memory["v"], lambda v: (1 + eta * v).pow(-exponent), cut_vectors=True))
+    own = _per_parameter(eta, layout), _per_parameter(exponent, layout)
+    for rows, history, shape, strength, power in zip(layout.filters(u), layout.filters(memory["v"]), layout.shapes, *own):
+        if granularity == "filter" and len(shape) > 1:
+            history = history.sum(-1, keepdim=True)
+        rows.mul_((1 + strength * history).pow(-power))
     return u
 
 
