@@ -60,10 +60,11 @@ class Guard:
             self.first = self.moved
         else:
             self._set_rng()
+        torch.set_grad_enabled(True)
         try:
-            with torch.enable_grad():
-                return closure()
+            return closure()
         finally:
+            torch.set_grad_enabled(False)
             if self.moved is not self.first:
                 _put_back(*self.moved)
 
