@@ -124,7 +124,6 @@ class PerturbedOptimizer(Optimizer):
 
     step.hooked = True  # torch would wrap it, to run hooks and tell a profiler: only a step that is watched has to pay for that
 
-    @torch.no_grad()
     def _step(self, *closures: Callable[[], Tensor] | None) -> Tensor:
         name = type(self).__name__
         if not all(map(callable, closures)):
@@ -138,7 +137,6 @@ class PerturbedOptimizer(Optimizer):
             several = f"one closure, or {plan.slots}: one for each of its batches or parts of a batch"
             raise TypeError(f"{name}.step takes {several if plan.slots > 1 else 'one closure'}; got {len(closures)} closures")
         w, at_once = plan.w, plan.w.device.type in READ_AT_ONCE
-        torch._foreach_copy_(plan.clean, plan.trained)
         losses: list[Tensor] = []
         seen: set[int] = set()
 
@@ -165,12 +163,12 @@ class PerturbedOptimizer(Optimizer):
         memory, sizes = self.memory, self._sizes  # if other parameters are trained now, a history says nothing about them
         self.memory, self._sizes = dict(memory) if plan.sizes == sizes else {}, plan.sizes
         try:
-            with Guard(plan.parameters, plan.noise, w.device) as guard:
+            with Guard(plan.trained, plan.clean, plan.parameters, plan.noise, w.device) as guard:
                 g = drive(row.start(w, **{**plan.given, "memory": self.memory}), answer, lazy=True)
                 if self._shared is not None:
                     self._shared.settle()
                 _check_all(g, [] if at_once else losses, name)
-                torch._foreach_copy_(plan.trained, plan.clean)
+                guard.put_back_weights()
                 for i, (p, piece) in enumerate(zip(plan.trained, plan.views(g))):
                     if i in seen:
                         p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
@@ -178,7 +176,6 @@ class PerturbedOptimizer(Optimizer):
                 if self._left is not None:
                     self._left = {(id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
         except BaseException:
-            torch._foreach_copy_(plan.trained, plan.clean)
             self.memory, self._sizes = memory, sizes
             raise
         return losses[0]
@@ -193,7 +190,7 @@ class PerturbedOptimizer(Optimizer):
             warnings.warn(
                 f"{type(self).__name__}.step discards gradients that were collected before it: call backward() only in the closure "
                 "(to accumulate over several batches, loop over them there)",
-                stacklevel=5,
+                stacklevel=4,
             )
             self._left = None
 
