@@ -41,6 +41,8 @@ class Guard:
         self.enabled = torch.is_grad_enabled()
         torch.set_grad_enabled(False)
         torch._foreach_copy_(self.clean, self.weights)
+        for p in self.parameters:
+            p.grad = None
         self.hook = register_module_forward_pre_hook(self._remember)
         return self
 

@@ -146,8 +146,6 @@ class PerturbedOptimizer(Optimizer):
                     torch._foreach_copy_(plan.trained, plan.views(at.w))
                 slot = at.batch * at.of + at.part if len(closures) > 1 else 0
                 del at  # its weights are not needed any more
-                for p in plan.parameters:
-                    p.grad = None
                 losses.append(guard.evaluate(closures[slot]))
                 _check_loss(losses[-1], name, at_once)
                 yield _flat_gradient(plan, w, seen, name)
