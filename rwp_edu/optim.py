@@ -182,27 +182,33 @@ class PerturbedOptimizer(Optimizer):
 
     def _warn_of_lost_gradients(self, plan: _Plan) -> None:
         """A step starts from no gradients; tell whoever has collected some since the last one."""
-        if self._left is not None and any(
-            p.grad is not None and (id(p.grad), p.grad._version) not in self._left and p.grad.any() for p in plan.trained
-        ):
+        if self._left is None:
+            return
+        found = [p.grad for p in plan.trained if p.grad is not None and (id(p.grad), p.grad._version) not in self._left]
+        lost = any(gradient.any() for gradient in found)
+        if lost:
             warnings.warn(
                 f"{type(self).__name__}.step discards gradients that were collected before it: call backward() only in the closure "
                 "(to accumulate over several batches, loop over them there)",
                 stacklevel=4,
             )
+        if lost or (found and plan.w.device.type not in READ_AT_ONCE):  # a device is waited for once, not at every step
             self._left = None
 
     def _planned(self) -> _Plan:
         """What the next step needs and former steps have worked out already, unless parameters or hyper-parameters changed."""
         parameters = [p for group in self.param_groups for p in group["params"]]
-        trained = [(p.requires_grad, p.dtype, p.device) for p in parameters]
+        kinds = [(p.requires_grad, p.dtype, p.device) for p in parameters]
         values = [
             [group.get(key, self.defaults[key]) for key in methods.METHODS[self.method].parameters]
             for group in self.param_groups
         ]
         plan = self._plan
-        if plan is None or plan.key != (trained, values) or any(map(operator.is_not, plan.parameters, parameters)):
-            plan = self._plan = _Plan(self, parameters, (trained, values))
+        if plan is None or plan.kinds != kinds or any(map(operator.is_not, plan.parameters, parameters)):
+            plan = self._plan = _Plan(self, parameters, kinds)
+            self.memory = _moved(self.memory, plan.w.device)
+        if plan.values != values:  # a schedule may move them at every step
+            plan.equip(self, values)
         return plan
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -236,7 +242,7 @@ class PerturbedOptimizer(Optimizer):
         noise = torch.Generator(device).set_state(own["generator"].cpu()) if drawn else None
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "rwp_edu"})
         self.seed, self._sizes, self._generator, self._plan = own["seed"], tuple(own["sizes"]), noise, None
-        self.memory = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in own["memory"].items()}
+        self.memory = _moved(own["memory"], device)
 
     def __getstate__(self) -> dict[str, Any]:
         generator_state = self._generator and (str(self._generator.device), self._generator.get_state())
@@ -252,10 +258,10 @@ class PerturbedOptimizer(Optimizer):
 
 
 class _Plan:
-    """Layout and checked hyper-parameters for the parameters that are trained now."""
+    """Layout and checked hyper-parameters for the parameters that are trained now; ``kinds`` and ``values`` are what they depend on."""
 
-    def __init__(self, optimizer: PerturbedOptimizer, parameters: list[Tensor], key: tuple[list, list]):
-        self.key, self.parameters = key, parameters
+    def __init__(self, optimizer: PerturbedOptimizer, parameters: list[Tensor], kinds: list[tuple]):
+        self.kinds, self.parameters, self.values, self.k = kinds, parameters, None, None
         self.trained = [p for p in parameters if p.requires_grad]
         if not self.trained:
             raise ValueError(f"{type(optimizer).__name__} has no parameter that requires a gradient")
@@ -266,12 +272,16 @@ class _Plan:
         device = self.trained[0].device
         if optimizer._generator is None or optimizer._generator.device != device:
             optimizer._generator = generator(optimizer.seed, "noise", device=device)
-        row, hyper = methods.get(optimizer.method), self._hyper(optimizer)
-        self.noise = optimizer._generator if row.random else None  # what it draws from
+        self.noise = optimizer._generator if methods.get(optimizer.method).random else None  # what it draws from
         self.w = torch.empty(self.layout.size, dtype=self.dtype, device=device)
         self.clean = self.views(self.w)  # what the weights are put back from
-        self.given = row.equip(self.layout, [optimizer._generator], {}, hyper)
-        self.slots = row.cost(**{"k": hyper["k"]} if "k" in hyper else {}).slots
+
+    def equip(self, optimizer: PerturbedOptimizer, values: list[list]) -> None:
+        row, hyper = methods.get(optimizer.method), self._hyper(optimizer)
+        k = {"k": hyper["k"]} if "k" in hyper else {}
+        if self.k != k:
+            self.k, self.slots = k, row.cost(**k).slots
+        self.given, self.values = row.equip(self.layout, [optimizer._generator], {}, hyper), values
 
     def _hyper(self, optimizer: PerturbedOptimizer) -> dict[str, Any]:
         """Scalars, or flat ``(P,)`` tensors for values that differ between parameter groups."""
@@ -293,6 +303,10 @@ class _Plan:
 
     def views(self, flat: Tensor) -> Sequence[Tensor]:
         return torch._utils._unflatten_dense_tensors(flat, self.trained)
+
+
+def _moved(memory: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in memory.items()}
 
 
 def _watched(optimizer: Optimizer) -> Any:

@@ -116,10 +116,10 @@ class Layout:
         """
         if (flat.device, cut_vectors) not in self._segments:
             rows = [(n, 1) if cut_vectors and len(shape) < 2 else row for row, n, shape in zip(self._rows, self.sizes, self.shapes)]
-            lengths = torch.tensor([columns for count, columns in rows for _ in range(count)], device=flat.device)
+            lengths = torch.tensor([columns for count, columns in rows for _ in range(count)])
             starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
-            filters = torch.repeat_interleave(torch.arange(len(lengths), device=flat.device), lengths)
-            self._segments[flat.device, cut_vectors] = starts, filters
+            filters = torch.repeat_interleave(torch.arange(len(lengths)), lengths, output_size=self.size)
+            self._segments[flat.device, cut_vectors] = starts.to(flat.device), filters.to(flat.device)
         starts, filters = self._segments[flat.device, cut_vectors]
         return function(torch.segment_reduce(flat, "sum", offsets=starts, unsafe=True)).index_select(0, filters)
 

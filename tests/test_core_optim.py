@@ -321,6 +321,21 @@ def test_a_device_is_waited_for_once_per_step(toy, same, name, monkeypatch):
     assert same({**one.state(), "storage": None}, {**twin.state(), "storage": None})
 
 
+@pytest.mark.parametrize("name", METHODS)
+def test_gradients_left_by_zero_grad_are_looked_at_once_and_are_no_reason_to_warn(toy, name, monkeypatch):
+    """``set_to_none=False`` leaves some, all zero, before every step."""
+    monkeypatch.setattr(optim, "READ_AT_ONCE", ())
+    one, reads = toy(name), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(4):
+            with Reads() as reading:
+                one.step()
+            reads.append(reading.number)
+            one.optimizer.zero_grad(set_to_none=False)
+    assert reads == [1, 1 + len(list(one.model.parameters())), 1, 1]
+
+
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_that_are_read_late_are_refused_as_clearly(toy, same, name, bad, monkeypatch):
@@ -412,6 +427,18 @@ def test_other_trained_parameters_are_no_reason_to_warn_and_gradients_collected_
     quadratic(*parameters)()
     with pytest.warns(UserWarning, match="discards gradients that were collected before it"):
         optimizer.step(quadratic(*parameters))
+
+
+@pytest.mark.parametrize("hooked", [False, True])
+def test_the_warning_names_the_line_of_the_step(hooked):
+    w = vector(1.0, 2.0)
+    optimizer = RWP(torch.optim.SGD([w], lr=0.001))
+    if hooked:
+        optimizer.register_step_pre_hook(lambda *_: None)
+    quadratic(w)()
+    with pytest.warns(UserWarning, match="discards gradients") as caught:
+        optimizer.step(quadratic(w))
+    assert hooked or caught[0].filename == __file__
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -544,6 +571,32 @@ def test_groups_that_differ_in_something_that_cannot_differ():
     groups = [{"params": [p], "k": k} for p, k in zip(parameters, (1, 2))]
     with pytest.raises(ValueError, match=r"k must be the same in all parameter groups, got \[1, 2\]"):
         NSO(torch.optim.SGD(groups, lr=0.1)).step(quadratic(*parameters))
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if "k" in METHODS[name].parameters])
+def test_the_number_of_draws_may_change_between_two_steps(name):
+    w, calls = vector(1.0, 2.0), []
+    optimizer = OPTIMIZERS[name](torch.optim.SGD([w], lr=0.01), k=1)
+    for k in (1, 3, 2):
+        optimizer.param_groups[0]["k"] = k
+        calls.clear()
+        optimizer.step(quadratic(w, seen=calls))
+        assert len(calls) == METHODS[name].cost(k=k).points
+        optimizer.step(*[quadratic(w)] * METHODS[name].cost(k=k).slots)
+
+
+def test_a_schedule_of_the_scale_costs_no_new_layout():
+    w = vector(1.0, 2.0)
+    optimizer = RWP(torch.optim.SGD([w], lr=0.01))
+    optimizer.step(quadratic(w))
+    plan, given = optimizer._plan, optimizer._plan.given
+    optimizer.param_groups[0]["sigma"] = 0.2
+    optimizer.step(quadratic(w))
+    assert optimizer._plan is plan and plan.given is not given
+    optimizer.param_groups[0]["sigma"] = -0.2
+    for _ in range(2):
+        with pytest.raises(ValueError, match="sigma must be"):
+            optimizer.step(quadratic(w))
 
 
 def test_add_param_group():
