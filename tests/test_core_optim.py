@@ -93,8 +93,10 @@ def test_without_strength_it_is_the_base_optimizer_bit_for_bit(toy, same, name, 
         assert same({**one.state(), "own": None, "storage": None}, {**plain.state(), "own": None, "storage": None})
 
 
-def test_m_rwp_with_lambda_0_is_the_base_optimizer_bit_for_bit(toy, same):
-    one, plain = toy("m-rwp", lam=0.0, sigma=0.3), toy("sgd")
+@pytest.mark.parametrize(("lam", "lam_of"), [(0.0, "noisy"), (1.0, "clean")])
+@pytest.mark.parametrize("name", [name for name in METHODS if "lam" in METHODS[name].parameters])
+def test_without_weight_of_the_noisy_gradient_it_is_the_base_optimizer_bit_for_bit(toy, same, name, base, lam, lam_of):
+    one, plain = toy(name, base, lam=lam, lam_of=lam_of, sigma=0.3), toy("sgd", base)
     for toys in (one, plain):
         toys.steps(range(5))
     assert same(one.state()["weights"], plain.state()["weights"])
@@ -473,6 +475,36 @@ def test_a_pass_that_reaches_no_parameter_counts_as_zero(name):
     for _ in range(2):
         optimizer.step(quadratic(elsewhere))
     assert w.tolist() == [1.0, 2.0] and w.grad is None
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_tied_weights_are_one_parameter_in_every_method(name):
+    """As a parameter that a function uses twice."""
+    g, shared = torch.Generator().manual_seed(0), nn.Parameter(torch.empty(3, 3, dtype=torch.float64))
+    x = torch.randn(5, 3, generator=g, dtype=torch.float64)
+    first, second = (nn.Linear(3, 3, bias=False, dtype=torch.float64) for _ in range(2))
+    with torch.no_grad():
+        shared.copy_(torch.randn(3, 3, generator=g, dtype=torch.float64))
+        first.weight.copy_(shared)
+    second.weight = first.weight
+    model, found = nn.Sequential(first, nn.Tanh(), second), []
+    for parameters, output in (
+        (list(model.parameters()), lambda: model(x)),
+        ([shared], lambda: torch.tanh(x @ shared.T) @ shared.T),
+    ):
+        optimizer = OPTIMIZERS[name](torch.optim.SGD(parameters, lr=0.05, momentum=0.9))
+
+        def closure(output=output):
+            loss = output().square().mean()
+            loss.backward()
+            return loss
+
+        for _ in range(3):
+            optimizer.step(closure)
+        (p,) = parameters
+        found.append(p.detach())
+    torch.testing.assert_close(*found)
+    assert second.weight is first.weight and found[0].data_ptr() == first.weight.data_ptr()
 
 
 def test_tied_weights_are_one_parameter():
