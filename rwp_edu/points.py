@@ -5,7 +5,7 @@ independent of each other), *receives* the gradients there, and *returns* the co
 
     g = sum_j c_j * grad L(w + e_j ; batch_j)
 
-A list of points is answered by a list. A method with many points may yield a generator of them instead and go through the answers
+A list of points is answered by a list, and an engine that asks one after another takes the points out of it. A method with many points may yield a generator of them instead and go through the answers
 once: then an engine that asks one after another never has more than one of its points and one of its gradients at a time.
 
 Weights are flat: shape ``(P,)`` for one run, ``(R, P)`` for R runs at once. Whoever drives the generator decides how
