@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.autograd import _profiler_enabled
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
@@ -153,9 +154,9 @@ class PerturbedOptimizer(Optimizer):
         def answer(points: list[At] | Iterator[At]) -> list[Tensor] | Iterator[Tensor]:
             if self._shared is not None:
                 return self._shared.answer(list(points), gradients, losses, seen, w, len(plan.trained))
-            if isinstance(points, Iterator):
-                return gradients(points)
-            return list(gradients(points.pop(0) for _ in range(len(points))))
+            if isinstance(points, list):
+                return list(gradients(points.pop(0) for _ in range(len(points))))
+            return gradients(points)
 
         self._warn_of_lost_gradients(plan)
         memory, sizes = self.memory, self._sizes  # if other parameters are trained now, a history says nothing about them
@@ -197,12 +198,10 @@ class PerturbedOptimizer(Optimizer):
 
     def _planned(self) -> _Plan:
         """What the next step needs and former steps have worked out already, unless parameters or hyper-parameters changed."""
-        parameters = [p for group in self.param_groups for p in group["params"]]
+        groups, names = self.base.param_groups, methods.METHODS[self.method].parameters
+        parameters = [p for group in groups for p in group["params"]]
         kinds = [(p.requires_grad, p.dtype, p.device) for p in parameters]
-        values = [
-            [group.get(key, self.defaults[key]) for key in methods.METHODS[self.method].parameters]
-            for group in self.param_groups
-        ]
+        values = [[group.get(key, self.defaults[key]) for key in names] for group in groups]
         plan = self._plan
         if plan is None or plan.kinds != kinds or any(map(operator.is_not, plan.parameters, parameters)):
             plan = self._plan = _Plan(self, parameters, kinds)
@@ -302,7 +301,7 @@ class _Plan:
         return hyper
 
     def views(self, flat: Tensor) -> Sequence[Tensor]:
-        return torch._utils._unflatten_dense_tensors(flat, self.trained)
+        return _unflatten_dense_tensors(flat, self.trained)
 
 
 def _moved(memory: dict[str, Any], device: torch.device) -> dict[str, Any]:
@@ -340,18 +339,20 @@ def _check_all(g: Tensor, losses: list[Tensor], name: str) -> None:
 
 def _flat_gradient(plan: _Plan, w: Tensor, seen: set[int], name: str) -> Tensor:
     """The gradients just found, one after another; zero for a parameter that has none. They leave ``.grad``."""
-    have = {i: p.grad for i, p in enumerate(plan.trained) if p.grad is not None}
-    if any(gradient.layout is not torch.strided for gradient in have.values()):
+    gradients = [p.grad for p in plan.trained]
+    layouts = {None if gradient is None else gradient.layout for gradient in gradients}
+    if not layouts <= {torch.strided, None}:
         raise TypeError(f"{name} needs dense gradients; build the embedding with sparse=False")
-    seen.update(have)
     for p in plan.trained:
         p.grad = None
-    if plan.uniform and len(have) == len(plan.trained):
-        return torch._utils._flatten_dense_tensors(list(have.values()))
+    have = [i for i, gradient in enumerate(gradients) if gradient is not None]
+    seen.update(have)
+    if plan.uniform and None not in layouts:
+        return _flatten_dense_tensors(gradients)
     flat = torch.zeros_like(w)
     if have:
         views = plan.views(flat)
-        torch._foreach_copy_([views[i] for i in have], list(have.values()))
+        torch._foreach_copy_([views[i] for i in have], [gradients[i] for i in have])
     return flat
 
 
