@@ -6,6 +6,7 @@
 #       extension: .py
 #       format_name: percent
 #       format_version: '1.3'
+#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -79,14 +80,18 @@ for row in METHODS.values():
 # The column *2 workers* is the number of gradients one has to wait for. SAM's second point depends on the first answer: a second worker has
 # nothing to do. The two points of m-RWP, NSO and a-RWP are independent: with two workers they take the time of one gradient.
 #
-# The methods themselves are as short as the formulas. This is the source of four of them:
+# The methods themselves are as short as the formulas. This is the source of four of them, and of what they share with others
+# (`del` and `pop` let go what is no longer needed before the next gradient is found, to save memory):
 
 # %%
 import inspect
 import re
 
-for name in ("sam", "rwp", "m-rwp", "nso"):
-    print(re.sub(r'\n    """.*?"""', "", inspect.getsource(METHODS[name].function), flags=re.DOTALL))
+from rwp_edu.methods.adversarial import ascend
+from rwp_edu.methods.random import pair
+
+for function in (*(METHODS[name].function for name in ("sam", "rwp", "m-rwp", "nso")), ascend, pair):
+    print(re.sub(r'\n    """.*?"""', "", inspect.getsource(function), flags=re.DOTALL))
 
 # %% [markdown]
 # ## A closed form to compare with

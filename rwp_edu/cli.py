@@ -166,7 +166,7 @@ def methods(arguments: Namespace) -> int:
     parameters = list(PARAMETERS.values())
     tables = (
         aligned(
-            ("method", "label", "points", "rounds", "gradients", "batches", "state", "noise"),
+            ("method", "label", "points", "rounds", "gradients", "batches", "state", "copies", "noise"),
             [
                 (
                     r.name,
@@ -176,14 +176,16 @@ def methods(arguments: Namespace) -> int:
                     r.symbolic("work"),
                     costs[r.name].batches,
                     r.history,
+                    "{} ({})".format(*r.copies) if r.copies else "-",
                     r.kind or "-",
                 )
                 for r in rows
             ],
-            "<<>>>>><",
+            "<<>>>>>><",
         ),
         "Per update: points, rounds, gradients of a whole batch, different batches. State: vectors as long as the\n"
-        "weights that are remembered between updates.",
+        "weights that are remembered between updates. Copies of the weights that a step of the optimizer needs beyond\n"
+        "its base, state included: at its peak (while a closure runs).",
         aligned(("method", "parameters and their published values"), [(r.name, published(r)) for r in rows], "<<"),
         aligned(("method", "formula", "source"), [(r.name, r.formula, r.source) for r in rows], "<<<"),
         aligned(
@@ -222,6 +224,7 @@ def method_row(row: Any) -> dict[str, Any]:
         "rounds": cost.rounds,
         "gradient_evaluations": row.symbolic("work"),
         "state": row.history,
+        "extra_copies_of_the_weights": row.copies and dict(zip(("peak", "while_a_closure_runs"), row.copies)),
         "batches": cost.batches,
         "kind": row.kind,
         "parameters": [
@@ -470,8 +473,9 @@ def bench(arguments: Namespace) -> int:
         for r in results
         for what, key in (("A", "what_a"), ("B", "what_b"), ("in", "what"))
     ]
-    memory = "copies of the weights at the peak of an optimizer's step, beyond those of torch.optim.SGD:\n"
-    memory += aligned(copies, [list(copies.values())], ">" * len(copies))
+    memory = "copies of the weights that an optimizer's step needs beyond torch.optim.SGD, at its peak and while a closure runs:\n"
+    lines = zip(("peak", "closure"), *copies.values())
+    memory += aligned(("", *copies), list(lines), "<" + ">" * len(copies))
     print(aligned(heads, rows, "<>>>>>>>"), aligned(("figure", "", "is"), legend, "<<<"), memory, sep="\n\n")
     return 0
 

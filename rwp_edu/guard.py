@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import torch
@@ -13,24 +13,36 @@ _Moved = tuple[dict[Tensor, Tensor], dict[tuple[torch.nn.Module, str], Tensor]]
 
 
 class Guard:
-    """Module buffers, gradients and random states of one step.
+    """Weights, module buffers, gradients and random states of one step, for which gradients are disabled.
 
     The first evaluation may move buffers such as BatchNorm statistics and draws its random numbers; later evaluations of the step
     see the same random numbers (so dropout has one mask) and move no buffers. After a failure all is as before the step.
-    Buffers are found by a hook on the forward pass of every module, so any module in training mode counts.
-    To be used where gradients are disabled.
+    Buffers are found by a hook on the forward pass of every module, so any module in training mode counts. The weights are copied
+    into ``clean``, tensors like the ``weights``, and put back from there.
     """
 
-    def __init__(self, parameters: list[Tensor], generator: torch.Generator, device: torch.device):
-        self.parameters, self.generator = parameters, generator
+    def __init__(
+        self,
+        weights: Sequence[Tensor],
+        clean: Sequence[Tensor],
+        parameters: list[Tensor],
+        generator: torch.Generator | None,
+        device: torch.device,
+    ):
+        self.weights, self.clean, self.parameters, self.generator = weights, clean, parameters, generator
         self.cuda = [device] if device.type == "cuda" else []
         self.gradients = [p.grad for p in parameters]
-        self.noise = generator.get_state()
+        self.noise = generator and generator.get_state()
         self.rng = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in self.cuda]
         self.first: _Moved | None = None
         self.moved: _Moved = {}, {}
 
     def __enter__(self) -> Self:
+        self.enabled = torch.is_grad_enabled()
+        torch.set_grad_enabled(False)
+        torch._foreach_copy_(self.clean, self.weights)
+        for p in self.parameters:
+            p.grad = None
         self.hook = register_module_forward_pre_hook(self._remember)
         return self
 
@@ -38,6 +50,10 @@ class Guard:
         self.hook.remove()
         if error:
             self.undo()
+        torch.set_grad_enabled(self.enabled)
+
+    def put_back_weights(self) -> None:
+        torch._foreach_copy_(self.weights, self.clean)
 
     def _set_rng(self) -> None:
         torch.set_rng_state(self.rng[0])
@@ -60,19 +76,22 @@ class Guard:
             self.first = self.moved
         else:
             self._set_rng()
+        torch.set_grad_enabled(True)
         try:
-            with torch.enable_grad():
-                return closure()
+            return closure()
         finally:
+            torch.set_grad_enabled(False)
             if self.moved is not self.first:
                 _put_back(*self.moved)
 
     def undo(self) -> None:
-        """Put back all but the weights, which belong to the optimizer."""
+        """Put back everything."""
+        self.put_back_weights()
         if self.first is not None:
             _put_back(*self.first)
         self._set_rng()
-        self.generator.set_state(self.noise)
+        if self.generator:
+            self.generator.set_state(self.noise)
         for p, gradient in zip(self.parameters, self.gradients):
             p.grad = gradient
 

@@ -22,7 +22,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from rwp_edu.points import Layout
+from rwp_edu.points import FEW, Layout, wide
 
 
 def generator(seed: int, *stream: str, device: torch.device | str = "cpu") -> torch.Generator:
@@ -64,13 +64,10 @@ LAWS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 def _filter_wise(z: Tensor, w: Tensor, layout: Layout) -> Tensor:
     if w.dim() == 1 and layout.size < FEW:
-        return z.mul_(layout.filter_norms(w))
+        return z.mul_(layout.by_filter(wide(w).square(), torch.sqrt))
     for z_rows, w_rows in zip(layout.filters(z), layout.filters(w)):
         z_rows.mul_(torch.linalg.vector_norm(w_rows, dim=-1, keepdim=True))
     return z
-
-
-FEW = 20_000  # below, a call costs more than a pass over the weights
 
 
 def _matrices_only(z: Tensor, layout: Layout) -> None:

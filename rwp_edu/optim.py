@@ -29,6 +29,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from torch.autograd import _profiler_enabled
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
@@ -39,6 +40,7 @@ from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
 from rwp_edu.points import At, Layout, drive
 
+_WRAPPER = Optimizer.profile_hook_step(lambda self: None).__code__  # what torch puts around every step: hooks, and word to a profiler
 _GLOBAL_HOOKS = torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks
 READ_AT_ONCE = ("cpu",)  # kinds of devices that a number is read from without waiting
 
@@ -119,12 +121,10 @@ class PerturbedOptimizer(Optimizer):
         call. A method that asks for several batches (m-RWP) or for parts of one (LPF-SGD) takes one closure for each; with a
         single closure all its points use the same data.
         """
-        watched = any(_GLOBAL_HOOKS) or self._optimizer_step_pre_hooks or self._optimizer_step_post_hooks or _profiler_enabled()
-        return (self._watched_step if watched else self._step)(closure, *others)
+        return (self._watched_step if _watched(self) else self._step)(closure, *others)
 
     step.hooked = True  # torch would wrap it, to run hooks and tell a profiler: only a step that is watched has to pay for that
 
-    @torch.no_grad()
     def _step(self, *closures: Callable[[], Tensor] | None) -> Tensor:
         name = type(self).__name__
         if not all(map(callable, closures)):
@@ -138,7 +138,6 @@ class PerturbedOptimizer(Optimizer):
             several = f"one closure, or {plan.slots}: one for each of its batches or parts of a batch"
             raise TypeError(f"{name}.step takes {several if plan.slots > 1 else 'one closure'}; got {len(closures)} closures")
         w, at_once = plan.w, plan.w.device.type in READ_AT_ONCE
-        torch._foreach_copy_(plan.clean, plan.trained)
         losses: list[Tensor] = []
         seen: set[int] = set()
         closures = closures if self._shared is None else self._shared.closures(closures)
@@ -149,8 +148,6 @@ class PerturbedOptimizer(Optimizer):
                     torch._foreach_copy_(plan.trained, plan.views(at.w))
                 slot = at.batch * at.of + at.part if len(closures) > 1 else 0
                 del at  # its weights are not needed any more
-                for p in plan.parameters:
-                    p.grad = None
                 losses.append(guard.evaluate(closures[slot]))
                 _check_loss(losses[-1], name, at_once)
                 yield _flat_gradient(plan, w, seen, name)
@@ -158,28 +155,27 @@ class PerturbedOptimizer(Optimizer):
         def answer(points: list[At] | Iterator[At]) -> list[Tensor] | Iterator[Tensor]:
             if self._shared is not None:
                 return self._shared.answer(points, gradients, losses, seen, w, len(plan.trained))
-            if isinstance(points, Iterator):
-                return gradients(points)
-            return list(gradients(points.pop(0) for _ in range(len(points))))
+            if isinstance(points, list):
+                return list(gradients(points.pop(0) for _ in range(len(points))))
+            return gradients(points)
 
         self._warn_of_lost_gradients(plan)
         memory, sizes = self.memory, self._sizes  # if other parameters are trained now, a history says nothing about them
         self.memory, self._sizes = dict(memory) if plan.sizes == sizes else {}, plan.sizes
         try:
-            with Guard(plan.parameters, self._generator, w.device) as guard:
+            with Guard(plan.trained, plan.clean, plan.parameters, plan.noise, w.device) as guard:
                 g = drive(row.start(w, **{**plan.given, "memory": self.memory}), answer, lazy=True)
                 _check_all(g, [] if at_once else losses, name)
-                torch._foreach_copy_(plan.trained, plan.clean)
+                guard.put_back_weights()
                 for i, (p, piece) in enumerate(zip(plan.trained, plan.views(g))):
                     if i in seen:
                         p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
-                self.base.step()
+                _bare_step(self.base)()
                 if self._shared is not None:
                     self._shared.settle()
                 if self._left is not None:
                     self._left = {(id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
         except BaseException:
-            torch._foreach_copy_(plan.trained, plan.clean)
             self.memory, self._sizes = memory, sizes
             raise
         return losses[0]
@@ -188,27 +184,31 @@ class PerturbedOptimizer(Optimizer):
 
     def _warn_of_lost_gradients(self, plan: _Plan) -> None:
         """A step starts from no gradients; tell whoever has collected some since the last one."""
-        if self._left is not None and any(
-            p.grad is not None and (id(p.grad), p.grad._version) not in self._left and p.grad.any() for p in plan.trained
-        ):
+        if self._left is None:
+            return
+        found = [p.grad for p in plan.trained if p.grad is not None and (id(p.grad), p.grad._version) not in self._left]
+        lost = any(gradient.any() for gradient in found)
+        if lost:
             warnings.warn(
                 f"{type(self).__name__}.step discards gradients that were collected before it: call backward() only in the closure "
                 "(to accumulate over several batches, loop over them there)",
-                stacklevel=5,
+                stacklevel=4,
             )
+        if lost or (found and plan.w.device.type not in READ_AT_ONCE):  # a device is waited for once, not at every step
             self._left = None
 
     def _planned(self) -> _Plan:
         """What the next step needs and former steps have worked out already, unless parameters or hyper-parameters changed."""
-        parameters = [p for group in self.param_groups for p in group["params"]]
-        trained = [(p.requires_grad, p.dtype, p.device) for p in parameters]
-        values = [
-            [group.get(key, self.defaults[key]) for key in methods.METHODS[self.method].parameters]
-            for group in self.param_groups
-        ]
+        groups, names = self.base.param_groups, methods.METHODS[self.method].parameters
+        parameters = [p for group in groups for p in group["params"]]
+        kinds = [(p.requires_grad, p.dtype, p.device) for p in parameters]
+        values = [[group.get(key, self.defaults[key]) for key in names] for group in groups]
         plan = self._plan
-        if plan is None or plan.key != (trained, values) or any(map(operator.is_not, plan.parameters, parameters)):
-            plan = self._plan = _Plan(self, parameters, (trained, values))
+        if plan is None or plan.kinds != kinds or any(map(operator.is_not, plan.parameters, parameters)):
+            plan = self._plan = _Plan(self, parameters, kinds)
+            self.memory = _moved(self.memory, plan.w.device)
+        if plan.values != values:  # a schedule may move them at every step
+            plan.equip(self, values)
         return plan
 
     def zero_grad(self, set_to_none: bool = True) -> None:
@@ -242,7 +242,7 @@ class PerturbedOptimizer(Optimizer):
         noise = torch.Generator(device).set_state(own["generator"].cpu()) if drawn else None
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "rwp_edu"})
         self.seed, self._sizes, self._generator, self._plan = own["seed"], tuple(own["sizes"]), noise, None
-        self.memory = {key: value.to(device) if isinstance(value, Tensor) else value for key, value in own["memory"].items()}
+        self.memory = _moved(own["memory"], device)
 
     def __getstate__(self) -> dict[str, Any]:
         generator_state = self._generator and (str(self._generator.device), self._generator.get_state())
@@ -258,10 +258,10 @@ class PerturbedOptimizer(Optimizer):
 
 
 class _Plan:
-    """Layout and checked hyper-parameters for the parameters that are trained now."""
+    """Layout and checked hyper-parameters for the parameters that are trained now; ``kinds`` and ``values`` are what they depend on."""
 
-    def __init__(self, optimizer: PerturbedOptimizer, parameters: list[Tensor], key: tuple[list, list]):
-        self.key, self.parameters = key, parameters
+    def __init__(self, optimizer: PerturbedOptimizer, parameters: list[Tensor], kinds: list[tuple]):
+        self.kinds, self.parameters, self.values, self.k = kinds, parameters, None, None
         self.trained = [p for p in parameters if p.requires_grad]
         if not self.trained:
             raise ValueError(f"{type(optimizer).__name__} has no parameter that requires a gradient")
@@ -272,11 +272,16 @@ class _Plan:
         device = self.trained[0].device
         if optimizer._generator is None or optimizer._generator.device != device:
             optimizer._generator = generator(optimizer.seed, "noise", device=device)
-        row, hyper = methods.get(optimizer.method), self._hyper(optimizer)
+        self.noise = optimizer._generator if methods.get(optimizer.method).random else None  # what it draws from
         self.w = torch.empty(self.layout.size, dtype=self.dtype, device=device)
         self.clean = self.views(self.w)  # what the weights are put back from
-        self.given = row.equip(self.layout, [optimizer._generator], {}, hyper)
-        self.slots = row.cost(**{"k": hyper["k"]} if "k" in hyper else {}).slots
+
+    def equip(self, optimizer: PerturbedOptimizer, values: list[list]) -> None:
+        row, hyper = methods.get(optimizer.method), self._hyper(optimizer)
+        k = {"k": hyper["k"]} if "k" in hyper else {}
+        if self.k != k:
+            self.k, self.slots = k, row.cost(**k).slots
+        self.given, self.values = row.equip(self.layout, [optimizer._generator], {}, hyper), values
 
     def _hyper(self, optimizer: PerturbedOptimizer) -> dict[str, Any]:
         """Scalars, or flat ``(P,)`` tensors for values that differ between parameter groups."""
@@ -297,7 +302,24 @@ class _Plan:
         return hyper
 
     def views(self, flat: Tensor) -> Sequence[Tensor]:
-        return torch._utils._unflatten_dense_tensors(flat, self.trained)
+        return _unflatten_dense_tensors(flat, self.trained)
+
+
+def _moved(memory: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in memory.items()}
+
+
+def _watched(optimizer: Optimizer) -> Any:
+    """Whether somebody wants to hear of its steps."""
+    own = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return own or any(_GLOBAL_HOOKS) or _profiler_enabled()
+
+
+def _bare_step(base: Optimizer) -> Callable[[], Any]:
+    """Its step, if nobody watches without torch's wrapper, which takes as long as the update of a small network."""
+    step = type(base).step
+    wrapped = getattr(step, "__code__", None) is _WRAPPER and "step" not in vars(base)
+    return step.__wrapped__.__get__(base) if wrapped and not _watched(base) else base.step
 
 
 def _check_loss(loss: Any, name: str, read: bool = True) -> None:
@@ -319,17 +341,18 @@ def _check_all(g: Tensor, losses: list[Tensor], name: str) -> None:
 def _flat_gradient(plan: _Plan, w: Tensor, seen: set[int], name: str) -> Tensor:
     """The gradients just found, one after another; zero for a parameter that has none. They leave ``.grad``."""
     gradients = [p.grad for p in plan.trained]
-    have = [i for i, gradient in enumerate(gradients) if gradient is not None]
-    if any(gradients[i].layout is not torch.strided for i in have):
+    layouts = {None if gradient is None else gradient.layout for gradient in gradients}
+    if not layouts <= {torch.strided, None}:
         raise TypeError(f"{name} needs dense gradients; build the embedding with sparse=False")
-    seen.update(have)
     for p in plan.trained:
         p.grad = None
-    if plan.uniform and len(have) == len(gradients):
-        return torch._utils._flatten_dense_tensors(gradients)
+    have = [i for i, gradient in enumerate(gradients) if gradient is not None]
+    seen.update(have)
+    if plan.uniform and None not in layouts:
+        return _flatten_dense_tensors(gradients)
     flat = torch.zeros_like(w)
-    views = plan.views(flat)
     if have:
+        views = plan.views(flat)
         torch._foreach_copy_([views[i] for i in have], [gradients[i] for i in have])
     return flat
 

@@ -5,7 +5,7 @@ independent of each other), *receives* the gradients there, and *returns* the co
 
     g = sum_j c_j * grad L(w + e_j ; batch_j)
 
-A list of points is answered by a list. A method with many points may yield a generator of them instead and go through the answers
+A list of points is answered by a list, and an engine that asks one after another takes the points out of it. A method with many points may yield a generator of them instead and go through the answers
 once: then an engine that asks one after another never has more than one of its points and one of its gradients at a time.
 
 Weights are flat: shape ``(P,)`` for one run, ``(R, P)`` for R runs at once. Whoever drives the generator decides how
@@ -63,6 +63,9 @@ def wide(x: Tensor) -> Tensor:
     return x if x.element_size() >= 4 else x.float()
 
 
+FEW = 20_000  # weights: below, a call costs more than a pass over them
+
+
 class Layout:
     """Where every parameter lies in the flat weights.
 
@@ -85,8 +88,7 @@ class Layout:
             (shape[0], size // shape[0]) if len(shape) > 1 and size else (1, size)
             for shape, size in zip(self.shapes, self.sizes)
         )
-
-        self._segments: tuple[Tensor, Tensor] | None = None
+        self._segments: dict[tuple[torch.device, bool], tuple[Tensor, Tensor]] = {}
 
     def __repr__(self) -> str:
         return f"Layout({dict(zip(self.names, self.shapes))})"
@@ -105,15 +107,21 @@ class Layout:
         """Views of ``flat`` ``(..., P)`` as ``(..., filters, entries per filter)``, one per parameter."""
         return self._views(flat, self._rows)
 
-    def filter_norms(self, flat: Tensor) -> Tensor:
-        """||w_j||_2 at every entry of filter j, for flat weights ``(P,)``; a few calls in all, however many parameters."""
-        if self._segments is None or self._segments[0].device != flat.device:
-            rows = [columns for count, columns in self._rows for _ in range(count)]
-            lengths = torch.tensor(rows, device=flat.device)
-            self._segments = lengths, torch.repeat_interleave(torch.arange(len(rows), device=flat.device), lengths)
-        lengths, filters = self._segments
-        sums = torch.segment_reduce(wide(flat).square(), "sum", lengths=lengths, unsafe=True)
-        return sums.sqrt_().to(flat.dtype).index_select(0, filters)
+    def by_filter(self, flat: Tensor, function: Callable[[Tensor], Tensor], cut_vectors: bool = False) -> Tensor:
+        """``function`` of the sum over a filter, at every entry of that filter, for flat ``(P,)``: a few calls in all, however many
+        parameters there are. With ``cut_vectors`` every entry of a parameter with fewer than two dimensions is a filter of its own.
+
+        >>> Layout({"weight": (2, 2), "bias": (2,)}).by_filter(torch.tensor([1.0, 2, 3, 4, 5, 6]), torch.square)
+        tensor([  9.,   9.,  49.,  49., 121., 121.])
+        """
+        if (flat.device, cut_vectors) not in self._segments:
+            rows = [(n, 1) if cut_vectors and len(shape) < 2 else row for row, n, shape in zip(self._rows, self.sizes, self.shapes)]
+            lengths = torch.tensor([columns for count, columns in rows for _ in range(count)])
+            starts = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+            filters = torch.repeat_interleave(torch.arange(len(lengths)), lengths, output_size=self.size)
+            self._segments[flat.device, cut_vectors] = starts.to(flat.device), filters.to(flat.device)
+        starts, filters = self._segments[flat.device, cut_vectors]
+        return function(torch.segment_reduce(flat, "sum", offsets=starts, unsafe=True)).index_select(0, filters)
 
     def flatten(self, tensors: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
         """Copy parameters (in order) into one flat tensor ``(P,)``."""

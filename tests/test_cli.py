@@ -78,6 +78,7 @@ def test_methods_as_text(call):
             and row.source in out
             and re.search(rf"^{row.name} +{row.label} +{row.symbolic('points')} ", out, re.MULTILINE)
             and all(f"{name}={row.default(name)}" in out for name in row.parameters if name not in NOISE_PARAMETERS)
+            and re.search(rf"^{row.name} .* {row.history} +{row.copies[0]} \({row.copies[1]}\) ", out, re.MULTILINE)
         )
     for parameter in PARAMETERS.values():
         assert parameter.allowed in out and parameter.meaning in out
@@ -93,6 +94,7 @@ def test_methods_as_json(call):
     nso = table["methods"][list(METHODS).index("nso")]
     assert (nso["label"], nso["points"], nso["rounds"], nso["batches"]) == ("NSO", "2k", 1, 1)
     assert nso["formula"].startswith("g = ") and nso["source"] == "arXiv:2306.08553"
+    assert nso["state"] == 0 and nso["extra_copies_of_the_weights"] == {"peak": 3, "while_a_closure_runs": 2}
     assert [(p["name"], p["default"]) for p in nso["parameters"]] == [
         ("sigma", 0.1),
         ("kind", "published"),

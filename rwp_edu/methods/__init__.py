@@ -99,7 +99,8 @@ class Method:
 
     ``strength`` names the hyper-parameters that, all zero, leave the base optimizer; empty where none does. ``defaults`` are the
     published values where they differ from those of ``PARAMETERS``; ``pins`` are values a race gives this method instead of the
-    common ones; ``optimizer`` names its class where that is not the label in capitals.
+    common ones; ``optimizer`` names its class where that is not the label in capitals. ``copies`` of the weights is what a step of the
+    optimizer needs beyond its base, history included: at its peak, and while a closure runs (``rwp_edu.memory`` measures them).
     """
 
     name: str
@@ -111,6 +112,7 @@ class Method:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     pins: Mapping[str, Any] = field(default_factory=dict)
     optimizer: str = ""
+    copies: tuple[int, int] | None = None
 
     @property
     def class_name(self) -> str:
@@ -127,6 +129,11 @@ class Method:
         """Names of the hyper-parameters that act on this method."""
         own = tuple(name for name in self.needs if name in PARAMETERS)
         return (*NOISE_PARAMETERS, *own) if "noise" in self.needs else own
+
+    @cached_property
+    def random(self) -> bool:
+        """Whether it draws random numbers."""
+        return "noise" in self.needs or "normal" in self.needs
 
     def default(self, name: str) -> Any:
         """The published value of a hyper-parameter."""
@@ -205,21 +212,21 @@ BSAM_ALONE = {"momentum": 0.0, "weight_decay": 0.0, "rho": 0.01}
 METHODS: dict[str, Method] = {
     row.name: row
     for row in (
-        Method("sgd", "SGD", random.sgd, "Robbins & Monro 1951", optimizer="Plain"),
-        Method("sam", "SAM", adversarial.sam, "arXiv:2010.01412", strength=("rho",)),
-        Method("rwp", "RWP", random.rwp, "arXiv:2201.08025, 2211.11489, 2404.00357", "filter-wise", ("sigma",)),
-        Method("m-rwp", "m-RWP", random.m_rwp, "arXiv:2211.11489, 2404.00357", "filter-wise", ("sigma",)),
-        Method("nso", "NSO", random.nso, "arXiv:2306.08553", "isotropic", ("sigma",)),
-        Method("arwp", "ARWP", random.arwp, "arXiv:2404.00357", "filter-wise", ("sigma",)),
-        Method("m-arwp", "m-ARWP", random.m_arwp, "arXiv:2404.00357", "filter-wise", ("sigma",)),
-        Method("a-rwp", "a-RWP", random.a_rwp, "this project", "filter-wise", ("sigma",), optimizer="AntitheticRWP"),
-        Method("lpf-sgd", "LPF-SGD", random.lpf_sgd, "arXiv:2201.08025", "filter-wise", ("sigma",), {"k": 8}, {"k": 5}),
-        Method("usam", "USAM", adversarial.usam, "arXiv:2206.06232", strength=("rho",)),
-        Method("asam", "ASAM", adversarial.asam, "arXiv:2102.11600", strength=("rho",), defaults={"rho": 0.5}, pins={"rho": 1.0}),
-        Method("fsam", "F-SAM", adversarial.fsam, "arXiv:2403.12350", strength=("rho",)),
-        Method("gsam", "GSAM", adversarial.gsam, "arXiv:2203.08065", strength=("rho",), pins={"rho": 0.2}),
-        Method("rsam", "R-SAM", adversarial.rsam, "Liu et al., NeurIPS 2022", "filter-wise", ("sigma", "rho"), {"sigma": 0.01}, {"sigma": 0.01}),
-        Method("bsam", "bSAM", adversarial.bsam, "arXiv:2210.01620", defaults={"rho": 0.01, "examples": 50_000}, pins=BSAM_ALONE),
+        Method("sgd", "SGD", random.sgd, "Robbins & Monro 1951", optimizer="Plain", copies=(2, 1)),
+        Method("sam", "SAM", adversarial.sam, "arXiv:2010.01412", strength=("rho",), copies=(2, 1)),
+        Method("rwp", "RWP", random.rwp, "arXiv:2201.08025, 2211.11489, 2404.00357", "filter-wise", ("sigma",), copies=(2, 1)),
+        Method("m-rwp", "m-RWP", random.m_rwp, "arXiv:2211.11489, 2404.00357", "filter-wise", ("sigma",), copies=(3, 2)),
+        Method("nso", "NSO", random.nso, "arXiv:2306.08553", "isotropic", ("sigma",), copies=(3, 2)),
+        Method("arwp", "ARWP", random.arwp, "arXiv:2404.00357", "filter-wise", ("sigma",), copies=(3, 2)),
+        Method("m-arwp", "m-ARWP", random.m_arwp, "arXiv:2404.00357", "filter-wise", ("sigma",), copies=(5, 3)),
+        Method("a-rwp", "a-RWP", random.a_rwp, "this project", "filter-wise", ("sigma",), optimizer="AntitheticRWP", copies=(3, 2)),
+        Method("lpf-sgd", "LPF-SGD", random.lpf_sgd, "arXiv:2201.08025", "filter-wise", ("sigma",), {"k": 8}, {"k": 5}, copies=(3, 2)),
+        Method("usam", "USAM", adversarial.usam, "arXiv:2206.06232", strength=("rho",), copies=(2, 1)),
+        Method("asam", "ASAM", adversarial.asam, "arXiv:2102.11600", strength=("rho",), defaults={"rho": 0.5}, pins={"rho": 1.0}, copies=(4, 1)),
+        Method("fsam", "F-SAM", adversarial.fsam, "arXiv:2403.12350", strength=("rho",), copies=(6, 3)),
+        Method("gsam", "GSAM", adversarial.gsam, "arXiv:2203.08065", strength=("rho",), pins={"rho": 0.2}, copies=(3, 2)),
+        Method("rsam", "R-SAM", adversarial.rsam, "Liu et al., NeurIPS 2022", "filter-wise", ("sigma", "rho"), {"sigma": 0.01}, {"sigma": 0.01}, copies=(4, 2)),
+        Method("bsam", "bSAM", adversarial.bsam, "arXiv:2210.01620", defaults={"rho": 0.01, "examples": 50_000}, pins=BSAM_ALONE, copies=(9, 4)),
     )
 }  # fmt: skip
 

@@ -1,4 +1,7 @@
-"""Methods that ask at the worst point nearby, found by a step of ascent: two rounds, the second waits for the first."""
+"""Methods that ask at the worst point nearby, found by a step of ascent: two rounds, the second waits for the first.
+
+The first gradient is deleted before the second is asked for, so that a step does not hold both.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,12 @@ def norm(g: Tensor) -> Tensor:
     return torch.linalg.vector_norm(g, dim=-1, keepdim=True) + 1e-12
 
 
+def ascend(w: Tensor, d: Tensor, rho: float | Tensor, size: Tensor | None = None) -> Tensor:
+    """w + ρ d/‖d‖, or w + ρ d/size."""
+    size = norm(d) if size is None else size
+    return w + d * (rho / size) if isinstance(rho, Tensor) else torch.addcdiv(w, d, size, value=rho)
+
+
 def sam(w: Tensor, rho: float) -> Conversation:
     """g = ∇L(w + ρ ∇L(w)/‖∇L(w)‖): the gradient at the worst point of a ball, found in one step of ascent.
 
@@ -23,7 +32,9 @@ def sam(w: Tensor, rho: float) -> Conversation:
     versions do: weight decay is not part of the ascent direction, and 1e-12 guards the norm.
     """
     (g,) = yield [At(w)]
-    (g,) = yield [At(w + g * (rho / norm(g)))]
+    up = [At(ascend(w, g, rho))]
+    del g
+    (g,) = yield up
     return g
 
 
@@ -33,8 +44,19 @@ def usam(w: Tensor, rho: float) -> Conversation:
     Andriushchenko and Flammarion, 2206.06232.
     """
     (g,) = yield [At(w)]
-    (g,) = yield [At(w + rho * g)]
+    up = [At((rho * g).add_(w))]
+    del g
+    (g,) = yield up
     return g
+
+
+def _size(w: Tensor, layout: Layout, floor: float | Tensor, adapt: str) -> Tensor:
+    t = w.abs() + floor
+    if adapt == "matrices":
+        for view, shape in zip(layout.split(t), layout.shapes):
+            if len(shape) < 2:
+                view.fill_(1.0)
+    return t
 
 
 def asam(w: Tensor, layout: Layout, rho: float, floor: float, adapt: str) -> Conversation:
@@ -44,14 +66,12 @@ def asam(w: Tensor, layout: Layout, rho: float, floor: float, adapt: str) -> Con
     does not see names, ``adapt="matrices"`` means parameters with two or more dimensions (norm gains are not among them);
     ``"all"`` adapts every parameter, as the common PyTorch port does. The authors' code restores by subtraction, ours by copy.
     """
-    t = w.abs() + floor
-    if adapt == "matrices":
-        for view, shape in zip(layout.split(t), layout.shapes):
-            if len(shape) < 2:
-                view.fill_(1.0)
     (g,) = yield [At(w)]
+    t = _size(w, layout, floor, adapt)
     g = t * g
-    (g,) = yield [At(w + t * g * (rho / norm(g)))]
+    up = [At(ascend(w, t.mul_(g), rho, norm(g)))]
+    del g, t
+    (g,) = yield up
     return g
 
 
@@ -65,7 +85,9 @@ def fsam(w: Tensor, memory: dict, rho: float, ema: float, remove: float) -> Conv
     m = memory.get("m")
     d = g if m is None else g - remove * m
     memory["m"] = wide(g) if m is None else ema * m + (1 - ema) * g
-    (g,) = yield [At(w + d * (rho / norm(d)))]
+    up = [At(ascend(w, d, rho))]
+    del d, g
+    (g,) = yield up
     return g
 
 
@@ -76,9 +98,11 @@ def gsam(w: Tensor, rho: float, alpha: float) -> Conversation:
     moves it. The authors' code restores by subtraction, ours by copy.
     """
     (g,) = yield [At(w)]
-    (s,) = yield [At(w + g * (rho / norm(g)))]
+    (s,) = yield [At(ascend(w, g, rho))]
     d = g - s
-    return s - alpha * (d - s * ((d * s).sum(-1, keepdim=True) / norm(s).square()))
+    del g
+    d -= s * ((d * s).sum(-1, keepdim=True) / norm(s).square())
+    return s - d.mul_(alpha)
 
 
 def rsam(w: Tensor, noise: Callable, rho: float, pull: float) -> Conversation:
@@ -89,8 +113,12 @@ def rsam(w: Tensor, noise: Callable, rho: float, pull: float) -> Conversation:
     """
     u = noise(w)
     (g,) = yield [At(w + u)]
-    d = u + pull * g
-    (g,) = yield [At(w + d * (rho / norm(d)))]
+    d = pull * g
+    del g
+    d += u
+    up = [At(ascend(w, d, rho))]
+    del d, u
+    (g,) = yield up
     return g
 
 

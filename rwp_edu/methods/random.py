@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 import torch
 from torch import Tensor
 
-from rwp_edu.points import At, Conversation, Layout, wide
+from rwp_edu.points import FEW, At, Conversation, Layout, wide
 
 
 def mean(gradients: Iterable[Tensor]) -> Tensor:
@@ -64,12 +64,16 @@ def lpf_sgd(w: Tensor, noise: Callable, k: int) -> Conversation:
 
 def _shrunk(u: Tensor, memory: dict[str, Tensor], layout: Layout, eta: float, exponent: float, granularity: str) -> Tensor:
     """u / (1 + η S)^exponent with S the history v, summed over each filter of a tensor with two or more dimensions."""
-    if "v" in memory:
-        own = _per_parameter(eta, layout), _per_parameter(exponent, layout)
-        for rows, history, shape, strength, power in zip(layout.filters(u), layout.filters(memory["v"]), layout.shapes, *own):
-            if granularity == "filter" and len(shape) > 1:
-                history = history.sum(-1, keepdim=True)
-            rows.mul_((1 + strength * history).pow(-power))
+    if "v" not in memory:
+        return u
+    alike = not isinstance(eta, Tensor) and not isinstance(exponent, Tensor)
+    if granularity == "filter" and alike and u.dim() == 1 and layout.size < FEW:
+        return u.mul_(layout.by_filter(memory["v"], lambda v: (1 + eta * v).pow(-exponent), cut_vectors=True))
+    own = _per_parameter(eta, layout), _per_parameter(exponent, layout)
+    for rows, history, shape, strength, power in zip(layout.filters(u), layout.filters(memory["v"]), layout.shapes, *own):
+        if granularity == "filter" and len(shape) > 1:
+            history = history.sum(-1, keepdim=True)
+        rows.mul_((1 + strength * history).pow(-power))
     return u
 
 
@@ -128,6 +132,13 @@ def m_arwp(
     return mix(clean, noisy, lam, lam_of)
 
 
+def pair(w: Tensor, noise: Callable, batches: tuple[int, int] = (0, 0)) -> Iterator[At]:
+    """w + u and w - u; u is let go before the second is answered."""
+    u = [noise(w)]
+    yield At(w + u[0], batches[0])
+    yield At(w - u.pop(), batches[1])
+
+
 def nso(w: Tensor, noise: Callable, k: int, signs: str, clean: float) -> Conversation:
     """g = 1/(2k) Σⱼ [∇L(w + uⱼ) + ∇L(w - uⱼ)]: two-point noise injection with k draws.
 
@@ -141,10 +152,7 @@ def nso(w: Tensor, noise: Callable, k: int, signs: str, clean: float) -> Convers
         if asks:
             yield At(w)
         for _ in range(k):
-            u = noise(w)
-            yield At(w + u)
-            if signs == "two-point":
-                yield At(w - u)
+            yield from pair(w, noise) if signs == "two-point" else [At(w + noise(w))]
 
     gradients = iter((yield points()))
     if not asks:
@@ -159,5 +167,4 @@ def a_rwp(w: Tensor, noise: Callable) -> Conversation:
     Ours; no paper found. It costs what m-RWP costs and is as parallel, but keeps the whole regulariser σ²/2 tr H (m-RWP at
     λ = ½ has half of it) and, as NSO, cancels the first-order noise up to the difference between the batches.
     """
-    u = noise(w)
-    return mean((yield [At(w + u, batch=0), At(w - u, batch=1)]))
+    return mean((yield pair(w, noise, batches=(0, 1))))
