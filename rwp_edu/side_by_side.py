@@ -309,11 +309,12 @@ def main() -> None:
     """A table of this machine: ``python -m rwp_edu.side_by_side``, or ``... resnet18``."""
     network = sys.argv[1] if len(sys.argv) > 1 else "cnn"
     samples = measure(network, rounds=5, updates=3 if network == "cnn" else 1)
-    found = times(samples)
     print(f"milliseconds per update of {network}, batch {NETWORKS[network][1]}, medians of 5 measurements; {disturbed(samples)}")
-    print(f"{'':8}" + "".join(f"{way:>13}" for way in WAYS))
-    for method in SETTINGS:
-        print(f"{method:8}" + "".join(f"{statistics.median(found[method, way]):13.0f}" for way in WAYS))
+    for what, title in (("milliseconds", "wall time"), ("busiest", "CPU time of the busier process: without any waiting")):
+        print(f"\n{title}\n{'':8}" + "".join(f"{way:>13}" for way in WAYS))
+        for method in SETTINGS:
+            own = [[getattr(s, what) for s in samples if (s.method, s.way) == (method, way)] for way in WAYS]
+            print(f"{method:8}" + "".join(f"{statistics.median(values):13.0f}" for values in own))
 
 
 if __name__ == "__main__":
