@@ -38,6 +38,8 @@ WAYS = {
     "two workers": "two processes with one thread each, which share out the points of a round",
     "two shards": "two processes with one thread each, each with half of the batch at every point",
 }
+# Read by glibc: memory of the activations is kept instead of given back and asked for again, page by page, in every update.
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
 QUIET = 0.3  # cores that others may use while a measurement counts as undisturbed
 PATIENCE = 120.0
 ORDER = tuple((method, way) for method in SETTINGS for way in WAYS)
@@ -46,7 +48,8 @@ ORDER = tuple((method, way) for method in SETTINGS for way in WAYS)
 @dataclass(frozen=True)
 class Sample:
     """One measurement: ``milliseconds`` of wall time per update; ``busiest``: milliseconds of CPU time of the process that used most, which
-    is what is left on one thread if nobody is kept waiting; ``ours`` and ``others``: how many cores were busy for it, and for anything else."""
+    is what is left on one thread if nobody is kept waiting; ``ours`` and ``others``: how many cores were busy for it, and for anything else. The
+    system counts in hundredths of a second, so ``others`` of a short measurement is rough and may be below 0: :func:`others` takes several."""
 
     method: str
     way: str
@@ -95,6 +98,9 @@ def _busy() -> float:
 class Team:
     """Two processes that measure what they are asked for. They take some seconds to start; closed, they end.
 
+    For all methods and ways alike memory is kept from update to update (``KEEP``), unless the environment says otherwise: without, two processes with
+    large activations are held up by the kernel, more than one with two threads.
+
     Args:
         network: ``cnn`` (53k weights) or ``resnet18`` (11.2M, with a stem for small pictures; needs torchvision); pictures are 32 x 32.
         batch: pictures in a batch; an even number. By default 128 and 32.
@@ -113,7 +119,7 @@ class Team:
         home = Path(self._home.name)
         self._errors = [open(home / f"errors{rank}", "w+") for rank in range(2)]
         root = str(Path(__file__).parents[1])
-        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
+        environment = KEEP | os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
         environment.pop("OMP_NUM_THREADS", None)
         self._processes = [
             subprocess.Popen(
@@ -130,7 +136,7 @@ class Team:
         self.close()
 
     def ask(self, method: str, way: str, updates: int = 3) -> None:
-        """Begin a measurement of ``updates`` updates, after one that is not counted; ``answer`` fetches the result."""
+        """Begin a measurement of ``updates`` updates; ``answer`` fetches the result. The first one for a (method, way) makes the network."""
         for what, name, known in (("method", method, SETTINGS), ("way", way, WAYS)):
             if name not in known:
                 raise unknown(what, name, known)
@@ -224,16 +230,17 @@ def _serve(rank: int, home: Path, network: str, batch: int) -> None:
     """One of the two processes. Who is not needed waits for the other, asleep."""
     dist.init_process_group("gloo", f"file://{home / 'store'}", timedelta(seconds=PATIENCE), world_size=2, rank=rank)
     kept: dict[tuple[str, str], Callable[[], Any]] = {}
+    latest: tuple[str, str] | None = None
     for line in sys.stdin:
         number, method, way, updates = json.loads(line)
         here = rank == 0 or way in ("two workers", "two shards")
         torch.set_num_threads(2 if way == "two threads" else 1)
+        if network != "cnn" and (method, way) != latest:
+            kept.clear()  # a large one at a time; on both ranks, who meet when it is made
+        latest = method, way
         if (method, way) not in kept and here:
-            if network != "cnn":
-                kept.clear()  # a large one at a time
             kept[method, way] = _stepper(method, way, network, batch)
-        if here:
-            kept[method, way]()
+            kept[method, way]()  # touches every page
         dist.barrier()
         began, busy, own = perf_counter(), _busy(), process_time()
         for _ in range(updates if here else 0):
@@ -243,7 +250,7 @@ def _serve(rank: int, home: Path, network: str, batch: int) -> None:
         dist.all_reduce(cpu)
         if rank == 0:
             ours, each = cpu.sum().item() / wall, 1000 / updates
-            found = Sample(method, way, each * wall, each * cpu.max().item(), ours, max(0.0, busy / wall - ours))
+            found = Sample(method, way, each * wall, each * cpu.max().item(), ours, busy / wall - ours)
             (home / "new").write_text(json.dumps(asdict(found)))
             os.replace(home / "new", home / f"answer{number}")
 
@@ -289,31 +296,35 @@ def ratio(found: Mapping[tuple[str, str], list[float]], a: tuple[str, str], b: t
     return statistics.median(x / y for x, y in pairs) if pairs else math.nan
 
 
+def others(samples: Iterable[Sample]) -> float:
+    """How many cores others used, on average over the time of the measurements."""
+    samples = list(samples)
+    time = sum(s.milliseconds for s in samples)
+    return max(0.0, sum(s.others * s.milliseconds for s in samples) / time) if not any(math.isnan(s.others) for s in samples) else math.nan
+
+
 def disturbed(samples: Iterable[Sample]) -> str:
     """How far to trust the clock, in a sentence."""
     samples = list(samples)
     if not samples:
         return "nothing is measured yet"
-    if any(math.isnan(s.others) for s in samples):
+    if math.isnan(used := others(samples)):
         return "this system does not say whether others were using the cores"
-    mean, loud = statistics.mean(s.others for s in samples), sum(not s.quiet for s in samples)
-    if not loud:
-        return f"the machine was quiet: others used {mean:.2f} of its cores"
-    return (
-        f"the machine was not quiet: others used {mean:.1f} cores on average, more than {QUIET} in {loud} of {len(samples)} measurements; "
-        "trust no ratio of these times"
-    )
+    if used <= QUIET:
+        return f"the machine was quiet: others used {used:.2f} of its cores"
+    return f"the machine was not quiet: others used {used:.1f} of its cores, so trust no ratio of these times"
 
 
 def main() -> None:
     """A table of this machine: ``python -m rwp_edu.side_by_side``, or ``... resnet18``."""
     network = sys.argv[1] if len(sys.argv) > 1 else "cnn"
     samples = measure(network, rounds=5, updates=3 if network == "cnn" else 1)
-    found = times(samples)
     print(f"milliseconds per update of {network}, batch {NETWORKS[network][1]}, medians of 5 measurements; {disturbed(samples)}")
-    print(f"{'':8}" + "".join(f"{way:>13}" for way in WAYS))
-    for method in SETTINGS:
-        print(f"{method:8}" + "".join(f"{statistics.median(found[method, way]):13.0f}" for way in WAYS))
+    for what, title in (("milliseconds", "wall time"), ("busiest", "CPU time of the busier process: without any waiting")):
+        print(f"\n{title}\n{'':8}" + "".join(f"{way:>13}" for way in WAYS))
+        for method in SETTINGS:
+            own = [[getattr(s, what) for s in samples if (s.method, s.way) == (method, way)] for way in WAYS]
+            print(f"{method:8}" + "".join(f"{statistics.median(values):13.0f}" for values in own))
 
 
 if __name__ == "__main__":

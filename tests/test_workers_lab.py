@@ -13,7 +13,7 @@ from rwp_edu.lab.exercises_workers import check_round
 from rwp_edu.lab.timeline import timeline
 from rwp_edu.lab.at_once import workers
 from rwp_edu.methods import METHODS
-from rwp_edu.side_by_side import ORDER, Disturbed, Sample, Team, disturbed, ratio, times
+from rwp_edu.side_by_side import ORDER, Disturbed, Sample, Team, disturbed, others, ratio, times
 
 needs_cores = pytest.mark.skipif(bool(side_by_side.lacks()), reason=side_by_side.lacks() or "two cores")
 
@@ -126,7 +126,7 @@ def test_a_machine_that_is_not_quiet_gets_no_ratio(fake, monkeypatch):
     monkeypatch.setenv("RWP_EDU_HEADLESS_STEPS", "1")
     lab = workers()
     assert len(lab.measure()) == len(ORDER)
-    assert "not quiet: others used 0.9 cores" in lab.text and "times as long as SAM" not in lab.text
+    assert "not quiet: others used 0.9 of its cores" in lab.text and "times as long as SAM" not in lab.text
 
 
 def test_one_core_and_a_worker_that_ends(fake, monkeypatch):
@@ -161,6 +161,14 @@ def test_two_real_processes_measure():
 
 
 @needs_cores
+def test_large_networks_are_made_one_at_a_time_on_both_ranks():
+    pytest.importorskip("torchvision")
+    with Team("resnet18", 2) as team:
+        for method, way in (("m-rwp", "two workers"), ("sam", "one core"), ("m-rwp", "two workers")):
+            assert team.time(method, way, 1).milliseconds > 0
+
+
+@needs_cores
 def test_a_worker_that_is_killed_is_an_error():
     with Team("cnn", 2) as team:
         team._processes[1].kill()
@@ -185,7 +193,8 @@ def test_ratios_and_how_far_to_trust_them():
     assert ratio(times(samples), ("sam", "one core"), ("sam", "two threads")) == 2.5
     assert math.isnan(ratio({}, ("sam", "one core"), ("sam", "two threads")))
     assert "was quiet" in disturbed(samples) and "nothing" in disturbed([])
-    assert "more than 0.3 in 1 of 5" in disturbed([*samples, sample("one core", 1, 1.5)])
+    assert "was quiet" in disturbed([*samples, sample("one core", 1, 1.5)]) and "not quiet: others used 1.0" in disturbed([*samples, sample("one core", 110, 1.5)])
+    assert others([sample("one core", 10, -0.2), sample("one core", 30, 0.4)]) == pytest.approx(0.25) and others(samples) == 0
     assert "does not say" in disturbed([sample("one core", 1, math.nan)]) and sample("one core", 1, math.nan).quiet
 
 

@@ -222,7 +222,7 @@ def side_by_side(seeds: int, first: int, batch: int, updates: int, order: Sequen
     """Milliseconds of an update of a convolutional network (53k weights) on one core, two threads and two processes; one value per repetition,
     all ways in turn. A repetition in which others used the cores too does not count and is made up for, up to ``SPARE_TRIES`` times; what is
     then missing has no value, and nothing has one on a machine with a single core."""
-    from rwp_edu.side_by_side import Team, lacks
+    from rwp_edu.side_by_side import QUIET, Team, lacks, others
 
     out = {(f"{method}, {way}", "milliseconds"): np.full(seeds, np.nan) for method, way in order}
     if lacks():
@@ -233,7 +233,7 @@ def side_by_side(seeds: int, first: int, batch: int, updates: int, order: Sequen
         done = missed = 0
         while done < seeds and missed <= SPARE_TRIES:
             samples = [team.time(method, way, updates) for method, way in order]
-            if not all(sample.quiet for sample in samples):
+            if others(samples) > QUIET:
                 missed += 1
                 continue
             for sample in samples:

@@ -13,7 +13,7 @@ from rwp_edu.lab.live import HEADLESS
 from rwp_edu.lab.strokes import AXIS, dots, line, titled
 from rwp_edu.lab.timeline import Timeline, timeline
 from rwp_edu.parameters import Parameter, Values, written
-from rwp_edu.side_by_side import ORDER, SETTINGS, WAYS, Sample, Team, disturbed, lacks, ratio, times
+from rwp_edu.side_by_side import ORDER, QUIET, SETTINGS, WAYS, Sample, Team, disturbed, lacks, others, ratio, times
 
 MOST, ROUNDS, PAUSE = 6, 3, 0.2
 SPARE = {"wait": 1, "take shards": None}
@@ -224,7 +224,7 @@ class Workers(Explorer):
             return f"Clock: {self._doing}."
         if not self.clocked:
             return ""
-        if not all(sample.quiet for sample in self.clocked):
+        if others(self.clocked) > QUIET:
             return f"Measured, but {disturbed(self.clocked)}."
         found, mixed = times(self.clocked), ("m-rwp", "two workers")
         told = {"one core": "on one core", "two threads": "on two threads", "two shards": "with half of the batch on each of two workers"}
