@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rwp_edu import __version__
-from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.parameters import Parameter, strict, strict_json, unknown
 
 WRONG, INTERRUPTED = 2, 130
 PORT = Parameter("port", "", 8888, "port of the notebook server", low=1, high=65535)
@@ -71,17 +71,8 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str) ->
     return "\n".join("  ".join(f"{c:{a}{n}}" for c, a, n in zip(line, align, widths)).rstrip() for line in lines)
 
 
-def strict(value: Any) -> Any:
-    """``value`` for strict JSON: a number that is not finite becomes None."""
-    if isinstance(value, dict):
-        return {key: strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(strict(value), indent=2, allow_nan=False))
+    print(strict_json(value))
 
 
 def note(text: str) -> None:
@@ -444,12 +435,16 @@ def sweep(arguments: Namespace) -> int:
     from tqdm import tqdm
 
     with tqdm(
-        unit="setting", desc=arguments.problem, file=sys.stderr, disable=arguments.json and not sys.stderr.isatty()
+        desc=arguments.problem,
+        file=sys.stderr,
+        disable=arguments.json and not sys.stderr.isatty(),
+        bar_format="{desc}: {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]",
     ) as bar:
 
-        def told(done: int, of: int) -> None:
+        def told(done: float, of: int) -> None:
             if bar.total is None:
                 bar.total, bar.n, bar.initial = of, done, done
+            bar.set_postfix_str(f"{int(done)} of {of} settings", refresh=False)
             bar.update(done - bar.n)
 
         with checked():
@@ -471,20 +466,17 @@ WORKERS = Parameter("workers", "", 2, "processes", low=1, high=4096)
 
 
 def table_of_sweep(found: Any) -> str:
-    """All settings with their scores; a star at what is chosen, and what it is worth on the seeds that report."""
-    from rwp_edu.problems import get
-
-    metric, grid = get(found.problem).score, list(found.grid)
-    heads = ("", "method", *grid, f"{metric.noun}, all seeds", "reported", "")
-    choose, report = found.halves
+    """All settings with what chooses; a star at what is chosen, and what it is worth by the look that reports."""
+    grid, (choose, report) = list(found.grid), found.looks
+    heads = ("", "method", *grid, choose.title, report.title, "")
     rows = []
     for row, told in zip(found.rows, found.results()):
-        values = row.last(metric.name) if row.record else None
-        worth = metric.mean(values[report]) if told["chosen"] and values is not None and len(values[report]) else ""
+        seen, worth = ("-" if row.record is None or not len(look.at(row)) else look.metric.mean(look.at(row)) for look in (choose, report))
         edge = ", ".join(found.on_the_edge(row)) if told["chosen"] else ""
         remark = told["why"] or (f"best at the end of the grid of {edge}" if edge else "" if row.record else "not run")
+        diverged = f"{row.diverged} of {len(row.record.seeds)} diverged" if row.record and row.diverged else ""
         cells = [str(told.get(name, "-")) for name in grid]
-        rows.append(("*" * told["chosen"], told["method"], *cells, metric.mean(values) if row.record else "-", worth, remark))
+        rows.append(("*" * told["chosen"], told["method"], *cells, seen, worth if told["chosen"] else "", remark or diverged))
     return aligned(heads, rows, "<<" + ">" * (len(grid) + 2) + "<") + f"\n\n* best setting of a method, {found.rule}"
 
 
@@ -592,7 +584,7 @@ COMMANDS = {
                 "default": [],
                 "help": "a parameter and its values; may be repeated",
             },
-            "--seeds": {"metavar": "N", "help": "runs per setting (default: 8): the first half chooses, the second reports"},
+            "--seeds": {"metavar": "N", "help": "runs per setting (default: 8)"},
             "--steps": {"metavar": "N", "help": "updates"},
             "--set": {"metavar": "NAME=VALUE", "action": "append", "default": [], "help": "another setting; may be repeated"},
             "--engine": {"default": "batched", "help": "batched (the default: in this process), processes (joblib) or ray"},
