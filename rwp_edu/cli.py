@@ -489,7 +489,7 @@ def reproduce(arguments: Namespace) -> int:
         from rwp_edu.training import keep_freed_memory
 
         if not arguments.claims and not arguments.all:
-            raise ValueError(f"name claims, or give --all (there is: {', '.join(evidence.CLAIMS)})")
+            return listed(arguments)
         if arguments.claims and arguments.all:
             raise ValueError("--all checks every claim: leave out the names, or --all")
         claims = evidence.named(arguments.claims)
@@ -501,11 +501,18 @@ def reproduce(arguments: Namespace) -> int:
     from rwp_edu.evidence import report
 
     results: list[Any] = []
-    bar = tqdm(total=len(claims), unit="claim", file=sys.stderr, disable=arguments.json and not sys.stderr.isatty())
+    bar = tqdm(
+        total=round(sum(c.seconds for c in claims)),
+        file=sys.stderr,
+        disable=arguments.json and not sys.stderr.isatty(),
+        bar_format="reproduce: {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]",
+    )
+    bar.set_postfix_str(f"0 of {len(claims)} claims")
 
     def keep(result: Any) -> None:
         results.append(result)
-        bar.update()
+        bar.set_postfix_str(f"{len(results)} of {len(claims)} claims", refresh=False)
+        bar.update(min(result.claim.seconds, bar.total - bar.n))
         if folder:
             with checked():
                 report.write(results, folder)
@@ -527,6 +534,20 @@ def reproduce(arguments: Namespace) -> int:
     elif results:
         print(report.markdown(results), end="")
     return INTERRUPTED if len(results) < len(claims) else 0
+
+
+def listed(arguments: Namespace) -> int:
+    """The claims that there are, and what they take."""
+    from rwp_edu.evidence import CLAIMS, SEEDS
+
+    claims = list(CLAIMS.values())
+    if arguments.json:
+        rows = [{"name": c.name, "title": c.title, "source": c.source, "published": c.published, "statements": len(c.statements), "expected_seconds": c.seconds} for c in claims]  # fmt: skip
+        print_json({"version": __version__, "claims": rows})
+    else:
+        print(aligned(("claim", "s", "source", ""), [(c.name, f"{c.seconds:.0f}", c.source, c.title) for c in claims], "<><<"))
+        print(f"\nname some of them, or give --all; seconds on one core with {SEEDS} seeds")
+    return 0
 
 
 CLAIM_SEEDS = Parameter("seeds", "", 32, "seeds per claim", low=1, high=256)

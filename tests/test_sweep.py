@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -107,6 +108,8 @@ def test_a_sweep_gives_what_the_run_gives():
 def test_all_engines_give_the_same_records(engine, monkeypatch):
     pytest.importorskip({"processes": "joblib", "ray": "ray"}[engine])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    folder = Path(f"/tmp/rwp_test_{os.getpid()}")
+    monkeypatch.setattr("rwp_edu.sweep.engines.tempfile.mkdtemp", lambda **options: folder.mkdir() or str(folder))
     grid = {"sigma": [0.05, 0.1, 0.2], "batch": [20, 30]}
     here, there = (
         sweep("digits", "sgd,m-rwp", grid, seeds=2, steps=10, **options) for options in ({}, {"engine": engine, "workers": 2})
@@ -116,14 +119,20 @@ def test_all_engines_give_the_same_records(engine, monkeypatch):
         assert a.point == b.point
         for metric in ("train_loss", "test_accuracy"):
             assert np.array_equal(a.last(metric), b.last(metric))
-    assert engine != "ray" or left_by_ray() == []
+    assert left_by_ray(folder) == []
 
 
-def left_by_ray():
-    """Folders and processes of a local cluster that are still there; processes are given time to end."""
+def left_by_ray(folder):
+    """What is still there of a local cluster, its folder and processes; these are given time to end."""
+
+
+    def command(process):
+        with contextlib.suppress(OSError):
+            return (process / "cmdline").read_bytes()
+        return b""
+
     for _ in range(100):
-        commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if os.access(path, os.R_OK) and path.exists()]
-        left = [*Path("/tmp").glob("rwp_ray_*"), *(c for c in commands if b"rwp_ray_" in c)]
+        left = [folder] * folder.exists() + [p for p in Path("/proc").glob("[0-9]*") if bytes(folder) in command(p)]
         if not left:
             break
         time.sleep(0.1)
@@ -212,21 +221,23 @@ LONG = [
 
 
 def stopped(folder, how):
-    """A sweep that is stopped by a signal once its first group is on the disk; its standard error and exit status."""
+    """A sweep that is stopped by a signal once its first group is on the disk; its standard error, which ends when the last worker has ended, and exit
+    status. With kill -9 it has workers."""
+    workers = ["--engine", "processes", "--workers", "2"] if how == signal.SIGKILL else []
     process = subprocess.Popen(
-        [*COMMAND, *LONG, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *LONG, *workers, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     for _ in range(4000):
         if list(folder.glob("run-*.json")) or process.poll() is not None:
             break
         time.sleep(0.01)
     process.send_signal(how)
-    said = process.communicate(timeout=120)
+    said = process.communicate(timeout=60)
     return said, process.returncode
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_a_sweep_that_was_stopped_goes_on(how, tmp_path):
+def test_a_sweep_that_was_stopped_goes_on(how, tmp_path, capsys):
     (_, err), code = stopped(tmp_path, how)
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("run-*.json")}
     assert 1 <= len(kept) < 6, "it was over before it was stopped"
@@ -234,8 +245,8 @@ def test_a_sweep_that_was_stopped_goes_on(how, tmp_path):
         assert code == 130 and "the same command goes on" in err and (tmp_path / "sweep.json").exists()
     else:
         assert code == -signal.SIGKILL
-    done = subprocess.run([*COMMAND, *LONG, "--out", str(tmp_path), "--json"], capture_output=True, text=True, check=True)
-    assert [row["status"] for row in json.loads(done.stdout)["results"]] == ["finished"] * 6
+    assert main(["sweep", *LONG, "--out", str(tmp_path), "--json"]) == 0
+    assert [row["status"] for row in json.loads(capsys.readouterr().out)["results"]] == ["finished"] * 6
     assert all((tmp_path / name).read_bytes() == content for name, content in kept.items())
     assert len(list(tmp_path.glob("run-*.json"))) == 6
 

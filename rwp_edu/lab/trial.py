@@ -19,7 +19,7 @@ from rwp_edu.parameters import Parameter, Values
 from rwp_edu.problems import Metric
 from rwp_edu.settings import Settings
 
-MOST, STATEMENTS = 64, 5
+MOST, STATEMENTS = 64, 7
 BUDGETS = {"a quarter": 0.25, "half": 0.5, "as stated": 1.0, "twice": 2.0}
 STEPS = {"surface": 600, "radius": 400}  # where a claim does not say
 TABLE: dict[str, Parameter] = {

@@ -12,6 +12,8 @@ import shutil
 import signal
 import socket
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -46,9 +48,16 @@ def work(task: str, heard: Heard = lambda part: None) -> dict[str, Any]:
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
-def _alone() -> None:
-    """In a worker: Ctrl-C is for the process that waits."""
+def _worker(parent: int) -> None:
+    """In a worker: Ctrl-C is for the process that waits, and who has lost it, by ``kill -9`` for example, ends too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def batched(tasks: Sequence[str], workers: int, address: str | None, heard: Heard) -> Answers:
@@ -61,9 +70,8 @@ def processes(tasks: Sequence[str], workers: int, address: str | None, heard: He
     """As many processes as ``workers``, by joblib (loky)."""
     from joblib import Parallel, delayed
 
-    pool = Parallel(
-        workers, backend="loky", initializer=_alone, batch_size=1, pre_dispatch="all", return_as="generator_unordered"
-    )
+    own = {"initializer": _worker, "initargs": (os.getpid(),)}
+    pool = Parallel(workers, backend="loky", batch_size=1, pre_dispatch="all", return_as="generator_unordered", **own)
     found = pool(delayed(_numbered)(i, task) for i, task in enumerate(tasks))
     try:
         yield from found
