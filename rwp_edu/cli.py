@@ -367,24 +367,31 @@ def table_of(record: Any, device: Any) -> str:
 
 
 def bench(arguments: Namespace) -> int:
+    from tqdm import tqdm
+
     from rwp_edu.bench import measure
     from rwp_edu.memory import extra_copies
     from rwp_edu.training import keep_freed_memory
 
     keep_freed_memory()
     copies = extra_copies()
-    results = measure(quick=arguments.quick)
+    with tqdm(file=sys.stderr, disable=arguments.json and not sys.stderr.isatty(), desc="bench", unit="row") as bar:
+
+        def told(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        results = measure(quick=arguments.quick, told=told)
     if arguments.json:
         print_json({"version": __version__, "results": results, "extra_copies_of_the_weights": copies})
         return 0
     heads = ("figure", "A", "B", "A / B", "quartiles", "pairs", "goal", "met")
     rows = [
-        (r["name"], *["-"] * 6, r["skipped"])
+        (r["name"], *["-"] * 6, f"skipped: {r['skipped']}")
         if r["skipped"]
         else (
             r["name"],
-            f"{r['a']:.0f} {r['unit']}",
-            f"{r['b']:.0f} {r['unit']}",
+            *(f"{r[key]:{'.0f' if r[key] >= 100 else '.3g'}} {r['unit']}" for key in "ab"),
             f"{r['ratio']:.2f}",
             "{:.2f} to {:.2f}".format(*r["quartiles"]),
             r["pairs"],
