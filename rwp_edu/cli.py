@@ -407,7 +407,7 @@ def bench(arguments: Namespace) -> int:
     ]
     memory = "copies of the weights at the peak of an optimizer's step, beyond those of torch.optim.SGD:\n"
     memory += aligned(copies, [list(copies.values())], ">" * len(copies))
-    print(aligned(heads, rows, "<>>>>>>>"), aligned(("figure", "", "is"), legend, "<<<"), memory, sep="\n\n")
+    print(aligned(heads, rows, "<>>>>>><"), aligned(("figure", "", "is"), legend, "<<<"), memory, sep="\n\n")
     return 0
 
 

@@ -199,6 +199,19 @@ def test_the_report_says_what_was_measured(results, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(report.NAMES)
 
 
+def test_a_report_can_be_read_back_and_is_judged_anew(results, tmp_path, monkeypatch):
+    report.write(results, tmp_path)
+    for kept, result in zip(report.read(tmp_path), results, strict=True):
+        assert kept.claim is result.claim and kept.judgements == result.judgements and kept.seeds == result.seeds
+        assert all(np.array_equal(kept.values[key], result.values[key]) for key in result.values)
+    assert report.markdown(report.read(tmp_path)) == (tmp_path / "report.md").read_text()
+    (tmp_path / "report.json").write_text('{"claims": [{"name": "no-such-claim"}]}')
+    with pytest.raises(ValueError, match="cannot be read as a report"):
+        report.read(tmp_path)
+    with pytest.raises(ValueError, match="--out .*nowhere"):
+        report.read(tmp_path / "nowhere")
+
+
 def test_a_title_is_text_and_not_html():
     claim = Claim("x", "a < b & <i>c</i>", "s", "p", "race", {}, (Statement("a", ">", "b", "x"),), 1)
     made = evidence.Result(claim, {"problem": "digits", "first_seed": 0}, {("a", "test_accuracy"): BETTER, ("b", "test_accuracy"): BASE},

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rwp_edu import __version__, pages
-from rwp_edu.evidence import Result
+from rwp_edu.evidence import CLAIMS, Result
 from rwp_edu.evidence.verdicts import (
     FAILS,
     HOLDS,
@@ -26,6 +26,7 @@ from rwp_edu.evidence.verdicts import (
     Judgement,
     Statement,
     interval,
+    judge,
     robust,
 )
 from rwp_edu.figures import FAINT, INK, PLAIN
@@ -269,6 +270,23 @@ def to_dict(results: Sequence[Result]) -> dict[str, Any]:
             for r in results
         ],
     }  # fmt: skip
+
+
+def read(folder: str | Path) -> list[Result]:
+    """What :func:`write` has left in a folder, judged anew by the present table of claims. ``ValueError`` for what is no report, or is about
+    other claims."""
+    path = Path(folder) / "report.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["claims"]
+        out = []
+        for row in rows:
+            claim = CLAIMS[row["name"]]
+            values = {(v["who"], v["metric"]): np.array(v["values"], dtype=float) for v in row["values"]}
+            judged = tuple(judge(statement, values) for statement in claim.statements)
+            out.append(Result(claim, row["settings"], values, judged, row["seconds"], row["quick"]))
+        return out
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a report ({error}): make one by rwp-edu reproduce --all --out {folder}") from error
 
 
 def write(results: Sequence[Result], folder: Path) -> list[Path]:
