@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import operator
+import os
 import statistics
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import process_time
+from time import process_time, sleep
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from rwp_edu.training import Run, one_thread
 
 UPDATES = 25
 COMPARE = {"<=": operator.le, ">=": operator.ge}
+QUIET = 0.2  # cores
 Measurement = Callable[[], float]
 
 
@@ -52,6 +54,28 @@ class Row:
     pairs: int
     prepare: Callable[[ExitStack], tuple[Measurement, Measurement]]
     lacks: Callable[[], str] = str
+    wall: bool = False  # wall time, which says something on a quiet machine only
+
+
+def others(seconds: float = 1.0) -> float:
+    """How many cores other processes keep busy, watched for some seconds; 0 where the system does not tell."""
+    path = Path("/proc/stat")
+    if not path.exists():
+        return 0.0
+
+    def used() -> float:
+        user, nice, system, _, _, irq, softirq, *_ = map(int, path.read_text().split("\n", 1)[0].split()[1:])
+        return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - process_time()
+
+    before = used()
+    sleep(seconds)
+    return max(0.0, (used() - before) / seconds)
+
+
+def noise() -> str:
+    """Why wall time would say nothing now, or nothing."""
+    busy = others()
+    return f"wall time, and others keep {busy:.1f} of {os.cpu_count()} cores busy" if busy > QUIET else ""
 
 
 def seconds_of(work: Callable[[], None]) -> float:
@@ -346,6 +370,14 @@ WORKERS = tuple(
 )
 
 
+def no_peer() -> str:
+    try:
+        from pytorch_optimizer import SAM
+    except ImportError as error:
+        return f"needs pip install 'rwp_edu[bench]' ({error})"
+    return "" if hasattr(SAM, "first_step") else "this version of pytorch_optimizer has no SAM in two steps"
+
+
 def importing(modules: str) -> Measurement:
     """CPU milliseconds of an import in a fresh process."""
     code = f"import time; began = time.process_time(); import {modules}; print(time.process_time() - began)"
@@ -482,7 +514,7 @@ ROWS = (
             step_of("MLP of 4.8k", 40, lambda model: (OPTIMIZERS["sam"](base_of(model)), True)),
             step_of("MLP of 4.8k", 40, lambda model: (_TheirSam(model), True)),
         ),
-        lambda: "" if find_spec("pytorch_optimizer") else "needs pip install 'rwp_edu[bench]'",
+        no_peer,
     ),
     *(workers_row(*row) for row in WORKERS),
     Row(
@@ -495,13 +527,22 @@ ROWS = (
         5,
         screen,
         no_browser,
+        wall=True,
     ),
 )
 
 
-def measure(rows: tuple[Row, ...] = ROWS, quick: bool = False) -> list[dict[str, Any]]:
-    """Every row: medians of A and B, the median and quartiles of the paired ratios A / B, and whether the goal is met."""
-    return [measure_row(row, 3 if quick else row.pairs) for row in rows]
+def measure(
+    rows: tuple[Row, ...] = ROWS, quick: bool = False, told: Callable[[int, int], None] = lambda done, of: None
+) -> list[dict[str, Any]]:
+    """Every row: medians of A and B, the median and quartiles of the paired ratios A / B, and whether the goal is met; or why it was
+    skipped: something is not installed, or, where it is wall time, the machine was not quiet before and after."""
+    out = []
+    for row in rows:
+        told(len(out), len(rows))
+        out.append(measure_row(row, 3 if quick else row.pairs))
+    told(len(out), len(rows))
+    return out
 
 
 def measure_row(row: Row, pairs: int) -> dict[str, Any]:
@@ -513,7 +554,7 @@ def measure_row(row: Row, pairs: int) -> dict[str, Any]:
         "unit": row.unit,
         "goal": row.goal or None,
     }
-    if lacking := row.lacks():
+    if lacking := row.lacks() or (row.wall and noise()):
         return {**described, "skipped": lacking}
     with ExitStack() as stack:
         measure_a, measure_b = row.prepare(stack)
@@ -522,6 +563,8 @@ def measure_row(row: Row, pairs: int) -> dict[str, Any]:
             measured = [(measure_a(), measure_b()) for _ in range(pairs)]
         except side_by_side.Disturbed as why:
             return {**described, "skipped": str(why)}
+    if row.wall and (loud := noise()):
+        return {**described, "skipped": loud}
     first, ratio, third = statistics.quantiles((a / b for a, b in measured), n=4, method="inclusive")
     sign, _, bound = row.goal.partition(" ")
     return {

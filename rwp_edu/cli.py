@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from rwp_edu import __version__
-from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.parameters import Parameter, strict, strict_json, unknown
 
 WRONG, INTERRUPTED = 2, 130
 PORT = Parameter("port", "", 8888, "port of the notebook server", low=1, high=65535)
@@ -71,17 +71,8 @@ def aligned(header: Sequence[str], rows: Iterable[Sequence[Any]], align: str) ->
     return "\n".join("  ".join(f"{c:{a}{n}}" for c, a, n in zip(line, align, widths)).rstrip() for line in lines)
 
 
-def strict(value: Any) -> Any:
-    """``value`` for strict JSON: a number that is not finite becomes None."""
-    if isinstance(value, dict):
-        return {key: strict(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def print_json(value: dict[str, Any]) -> None:
-    print(json.dumps(strict(value), indent=2, allow_nan=False))
+    print(strict_json(value))
 
 
 def note(text: str) -> None:
@@ -442,24 +433,31 @@ def told_of(value: Any) -> str:
 
 
 def bench(arguments: Namespace) -> int:
+    from tqdm import tqdm
+
     from rwp_edu.bench import measure
     from rwp_edu.memory import extra_copies
     from rwp_edu.training import keep_freed_memory
 
     keep_freed_memory()
     copies = extra_copies()
-    results = measure(quick=arguments.quick)
+    with tqdm(file=sys.stderr, disable=arguments.json and not sys.stderr.isatty(), desc="bench", unit="row") as bar:
+
+        def told(done: int, of: int) -> None:
+            bar.total = of
+            bar.update(done - bar.n)
+
+        results = measure(quick=arguments.quick, told=told)
     if arguments.json:
         print_json({"version": __version__, "results": results, "extra_copies_of_the_weights": copies})
         return 0
     heads = ("figure", "A", "B", "A / B", "quartiles", "pairs", "goal", "met")
     rows = [
-        (r["name"], *["-"] * 6, r["skipped"])
+        (r["name"], *["-"] * 6, f"skipped: {r['skipped']}")
         if r["skipped"]
         else (
             r["name"],
-            f"{r['a']:.0f} {r['unit']}",
-            f"{r['b']:.0f} {r['unit']}",
+            *(f"{r[key]:{'.0f' if r[key] >= 100 else '.3g'}} {r['unit']}" for key in "ab"),
             f"{r['ratio']:.2f}",
             "{:.2f} to {:.2f}".format(*r["quartiles"]),
             r["pairs"],
@@ -476,7 +474,7 @@ def bench(arguments: Namespace) -> int:
     memory = "copies of the weights that an optimizer's step needs beyond torch.optim.SGD, at its peak and while a closure runs:\n"
     lines = zip(("peak", "closure"), *copies.values())
     memory += aligned(("", *copies), list(lines), "<" + ">" * len(copies))
-    print(aligned(heads, rows, "<>>>>>>>"), aligned(("figure", "", "is"), legend, "<<<"), memory, sep="\n\n")
+    print(aligned(heads, rows, "<>>>>>><"), aligned(("figure", "", "is"), legend, "<<<"), memory, sep="\n\n")
     return 0
 
 
@@ -511,12 +509,16 @@ def sweep(arguments: Namespace) -> int:
     from tqdm import tqdm
 
     with tqdm(
-        unit="setting", desc=arguments.problem, file=sys.stderr, disable=arguments.json and not sys.stderr.isatty()
+        desc=arguments.problem,
+        file=sys.stderr,
+        disable=arguments.json and not sys.stderr.isatty(),
+        bar_format="{desc}: {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]",
     ) as bar:
 
-        def told(done: int, of: int) -> None:
+        def told(done: float, of: int) -> None:
             if bar.total is None:
                 bar.total, bar.n, bar.initial = of, done, done
+            bar.set_postfix_str(f"{int(done)} of {of} settings", refresh=False)
             bar.update(done - bar.n)
 
         with checked():
@@ -538,20 +540,17 @@ WORKERS = Parameter("workers", "", 2, "processes", low=1, high=4096)
 
 
 def table_of_sweep(found: Any) -> str:
-    """All settings with their scores; a star at what is chosen, and what it is worth on the seeds that report."""
-    from rwp_edu.problems import get
-
-    metric, grid = get(found.problem).score, list(found.grid)
-    heads = ("", "method", *grid, f"{metric.noun}, all seeds", "reported", "")
-    choose, report = found.halves
+    """All settings with what chooses; a star at what is chosen, and what it is worth by the look that reports."""
+    grid, (choose, report) = list(found.grid), found.looks
+    heads = ("", "method", *grid, choose.title, report.title, "")
     rows = []
     for row, told in zip(found.rows, found.results()):
-        values = row.last(metric.name) if row.record else None
-        worth = metric.mean(values[report]) if told["chosen"] and values is not None and len(values[report]) else ""
+        seen, worth = ("-" if row.record is None or not len(look.at(row)) else look.metric.mean(look.at(row)) for look in (choose, report))
         edge = ", ".join(found.on_the_edge(row)) if told["chosen"] else ""
         remark = told["why"] or (f"best at the end of the grid of {edge}" if edge else "" if row.record else "not run")
+        diverged = f"{row.diverged} of {len(row.record.seeds)} diverged" if row.record and row.diverged else ""
         cells = [str(told.get(name, "-")) for name in grid]
-        rows.append(("*" * told["chosen"], told["method"], *cells, metric.mean(values) if row.record else "-", worth, remark))
+        rows.append(("*" * told["chosen"], told["method"], *cells, seen, worth if told["chosen"] else "", remark or diverged))
     return aligned(heads, rows, "<<" + ">" * (len(grid) + 2) + "<") + f"\n\n* best setting of a method, {found.rule}"
 
 
@@ -564,7 +563,7 @@ def reproduce(arguments: Namespace) -> int:
         from rwp_edu.training import keep_freed_memory
 
         if not arguments.claims and not arguments.all:
-            raise ValueError(f"name claims, or give --all (there is: {', '.join(evidence.CLAIMS)})")
+            return listed(arguments)
         if arguments.claims and arguments.all:
             raise ValueError("--all checks every claim: leave out the names, or --all")
         claims = evidence.named(arguments.claims)
@@ -576,11 +575,18 @@ def reproduce(arguments: Namespace) -> int:
     from rwp_edu.evidence import report
 
     results: list[Any] = []
-    bar = tqdm(total=len(claims), unit="claim", file=sys.stderr, disable=arguments.json and not sys.stderr.isatty())
+    bar = tqdm(
+        total=round(sum(c.seconds for c in claims)),
+        file=sys.stderr,
+        disable=arguments.json and not sys.stderr.isatty(),
+        bar_format="reproduce: {percentage:3.0f}%|{bar}|{postfix} [{elapsed}<{remaining}]",
+    )
+    bar.set_postfix_str(f"0 of {len(claims)} claims")
 
     def keep(result: Any) -> None:
         results.append(result)
-        bar.update()
+        bar.set_postfix_str(f"{len(results)} of {len(claims)} claims", refresh=False)
+        bar.update(min(result.claim.seconds, bar.total - bar.n))
         if folder:
             with checked():
                 report.write(results, folder)
@@ -602,6 +608,20 @@ def reproduce(arguments: Namespace) -> int:
     elif results:
         print(report.markdown(results), end="")
     return INTERRUPTED if len(results) < len(claims) else 0
+
+
+def listed(arguments: Namespace) -> int:
+    """The claims that there are, and what they take."""
+    from rwp_edu.evidence import CLAIMS, SEEDS
+
+    claims = list(CLAIMS.values())
+    if arguments.json:
+        rows = [{"name": c.name, "title": c.title, "source": c.source, "published": c.published, "statements": len(c.statements), "expected_seconds": c.seconds} for c in claims]  # fmt: skip
+        print_json({"version": __version__, "claims": rows})
+    else:
+        print(aligned(("claim", "s", "source", ""), [(c.name, f"{c.seconds:.0f}", c.source, c.title) for c in claims], "<><<"))
+        print(f"\nname some of them, or give --all; seconds on one core with {SEEDS} seeds")
+    return 0
 
 
 CLAIM_SEEDS = Parameter("seeds", "", 32, "seeds per claim", low=1, high=256)
@@ -664,7 +684,7 @@ COMMANDS = {
                 "default": [],
                 "help": "a parameter and its values; may be repeated",
             },
-            "--seeds": {"metavar": "N", "help": "runs per setting (default: 8): the first half chooses, the second reports"},
+            "--seeds": {"metavar": "N", "help": "runs per setting (default: 8)"},
             "--steps": {"metavar": "N", "help": "updates"},
             "--set": {"metavar": "NAME=VALUE", "action": "append", "default": [], "help": "another setting; may be repeated"},
             "--engine": {"default": "batched", "help": "batched (the default: in this process), processes (joblib) or ray"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import FrozenInstanceError, dataclass
@@ -16,6 +17,24 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
     near = get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(f"unknown {what} {str(name)!r}{hint} (there is: {', '.join(known)})")
+
+
+def strict(value: Any) -> Any:
+    """``value`` for strict JSON: a number that is not finite becomes None."""
+    if isinstance(value, dict):
+        return {key: strict(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [strict(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def strict_json(value: Any) -> str:
+    """``value`` as JSON that every parser reads.
+
+    >>> strict_json({"loss": math.nan}).split()
+    ['{', '"loss":', 'null', '}']
+    """
+    return json.dumps(strict(value), indent=1, allow_nan=False)
 
 
 @dataclass(frozen=True)

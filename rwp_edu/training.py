@@ -78,7 +78,7 @@ class Record:
     """What was measured, as plain arrays: T records, E entrants, S seeds.
 
     ``updates`` (T,); ``gradient_evaluations`` (T, E) of one run, in gradients of a whole batch; ``seconds`` (T, E) for the S runs of
-    an entrant together, its share of the batched work; every metric of the problem (accuracies are fractions), those of flatness (NaN
+    an entrant together, its share of the batched work; every metric of the problem (accuracies are fractions), those of flatness and of data held back (NaN
     where they were not measured) and ``perturbation`` (‖e‖/‖w‖ at the farthest point of the latest update) (T, E, S); ``diverged`` (E, S): the update after which a run was frozen, -1
     for none. ``profiles`` holds the latest (E, S, ...) of what is a curve in itself, ``reference`` what the truth has, if there
     is one. ``settings`` are those of the start, ``marks`` what changed later.
@@ -328,9 +328,9 @@ class Run:
         if self.record.rows and self.record.rows[-1]["updates"] == self.updates:
             return
         shape = (len(self.groups), self.settings.seeds)
-        measured, problem = self.engine.measure(), self.record.problem
+        measured, own = self.engine.measure(), self.record.problem
         with torch.no_grad():
-            for profile in problem.profiles:
+            for profile in own.profiles:
                 of = getattr(self.problem, profile.name)
                 self.record.profiles[profile.name] = np.stack([of(v).cpu().numpy() for v in self.engine.weights()])
         nothing = torch.full((self.settings.seeds,), math.nan)
@@ -338,15 +338,19 @@ class Run:
         row["perturbation"] = np.stack(
             [(nothing if g.displacement is None else g.displacement).cpu().numpy() for g in self.groups]
         )
-        row |= {metric.name: np.full(shape, math.nan) for metric in self.record.problem.flatness}
+        last = self.updates >= self.settings.steps
+        row |= {metric.name: np.full(shape, math.nan) for metric in (*own.flatness, *own.held_back)}
+        if own.held_back and last:
+            with torch.no_grad():
+                held = [self.problem.validate(weights) for weights in self.engine.weights()]
+            row |= {name: np.stack([h[name].cpu().numpy() for h in held]).astype(float) for name in held[0]}
         row["updates"] = self.updates
         row["gradient_evaluations"] = np.array([float(g.work) for g in self.groups])
         row["seconds"] = np.array([g.seconds for g in self.groups])
         self.record.diverged = self._died.cpu().numpy().reshape(shape)
         self.record.rows.append(row)
         every = self.settings.flatness_every
-        last = self.updates >= self.settings.steps
-        if self.record.problem.flatness and every and (last or self.updates % every < self.settings.record_every):
+        if own.flatness and every and (last or self.updates % every < self.settings.record_every):
             self._look(row, self.engine.weights().clone())
 
     def _look(self, row: dict[str, np.ndarray], w: torch.Tensor) -> None:

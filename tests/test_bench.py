@@ -1,4 +1,7 @@
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -67,7 +70,7 @@ def test_importing_measures_a_fresh_process():
 @pytest.fixture
 def made_up(monkeypatch):
     monkeypatch.setattr(
-        bench, "measure", lambda quick: measure((row([3.0] * 4, [1.5] * 4, "<= 1.1"), row([1.0] * 4, [2.0] * 4)), quick)
+        bench, "measure", lambda **options: measure((row([3.0] * 4, [1.5] * 4, "<= 1.1"), row([1.0] * 4, [2.0] * 4)), **options)
     )
 
 
@@ -84,3 +87,35 @@ def test_json(made_up, capsys):
     assert main(["bench", "--quick", "--json"]) == 0
     results = json.loads(capsys.readouterr().out)["results"]
     assert [(r["ratio"], r["met"]) for r in results] == [(2.0, False), (0.5, None)]
+
+
+def test_wall_time_is_not_measured_on_a_busy_machine(monkeypatch):
+    wall = Row("", "", "", "s", "", "", 2, lambda _: (lambda: 2.0, lambda: 1.0), wall=True)
+    heard = iter([0.0, 0.0, 1.3, 0.0, 1.3])
+    monkeypatch.setattr(bench, "others", lambda: next(heard))
+    assert measure((wall,))[0]["ratio"] == 2.0
+    before, after = (measure((wall,))[0]["skipped"] for _ in range(2))
+    assert "others keep 1.3" in before and before == after and next(heard, None) is None
+    monkeypatch.undo()
+    assert [r.name for r in ROWS if "wall time" in r.what] == [r.name for r in ROWS if r.wall]
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system does not tell what others do")
+def test_what_this_process_does_is_not_counted_as_what_others_do(monkeypatch):
+    tick = os.sysconf("SC_CLK_TCK")
+    stats = iter([f"cpu  {7 * tick} 0 0 900 900 0 0 0 0 0\ncpu0 1", f"cpu  {9 * tick} 0 {tick} 990 990 0 0 0 0 0\ncpu0 1"])
+    own = iter([5.0, 6.5])
+    monkeypatch.setattr(bench.Path, "read_text", lambda self: next(stats))
+    monkeypatch.setattr(bench, "process_time", lambda: next(own))
+    assert bench.others(0.01) == pytest.approx((3 - 1.5) / 0.01)
+
+
+def test_a_peer_that_cannot_be_imported_is_skipped_with_the_reason(monkeypatch):
+    monkeypatch.setitem(sys.modules, "pytorch_optimizer", None)
+    assert "rwp_edu[bench]" in bench.no_peer()
+
+
+def test_what_is_told():
+    told = []
+    measure((row([3.0] * 4, [1.5] * 4),), True, lambda done, of: told.append((done, of)))
+    assert told == [(0, 1), (1, 1)]

@@ -6,6 +6,7 @@ import torch
 
 from rwp_edu.problems import PROBLEMS, digits
 from rwp_edu.problems.digits import POOL, TEST, VALIDATION, Digits
+from rwp_edu.problems.fine_tuning import FineTuning
 
 # How often each class occurs, from the documentation of the data set (optdigits.names, the part called optdigits.tes).
 CLASSES = [178, 182, 177, 183, 181, 182, 181, 179, 174, 180]
@@ -175,3 +176,15 @@ def test_the_module_starts_from_the_initial_weights():
     problem = Digits([3, 4])
     flat = torch.nn.utils.parameters_to_vector(problem.module(1).parameters())
     assert torch.equal(flat.detach(), problem.init()[1])
+
+
+@pytest.mark.parametrize("problem", [Digits([0, 3]), FineTuning([0, 3])], ids=["digits", "fine-tuning"])
+def test_images_held_back_neither_train_nor_test(problem):
+    for s in range(2):
+        own = {part: {image.numpy().tobytes() for image in getattr(problem, f"{part}_x")[s]} for part in ("train", "test", "validation")}
+        assert len(own["validation"]) > 200
+        assert not own["validation"] & (own["train"] | own["test"])
+    w = problem.init()
+    logits = problem.network.logits(w, problem.validation_x)
+    by_hand = [(rows.argmax(1) == y).float().mean().item() for rows, y in zip(logits, problem.validation_y)]
+    assert problem.validate(w)["validation_accuracy"].tolist() == pytest.approx(by_hand)

@@ -384,6 +384,11 @@ def test_flat_minima_generalise_on_noisy_labels():
 # --- flatness
 
 
+def test_what_is_held_back_is_measured_after_the_last_update_only(finished):
+    values = finished.record.validation_accuracy
+    assert np.isnan(values[:-1]).all() and ((values[-1] > 0) & (values[-1] <= 1)).all()
+
+
 def test_flatness_is_measured_when_asked_and_changes_nothing():
     plain, watched = trained(small(methods="sgd,rwp")), trained(small(methods="sgd,rwp", flatness_every=10))
     assert torch.equal(plain.base.w, watched.base.w)

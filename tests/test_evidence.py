@@ -5,15 +5,31 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from rwp_edu import evidence
+from rwp_edu.cli import main
 from rwp_edu.evidence import report
 from rwp_edu.evidence.claims import CLAIMS, Claim
 from rwp_edu.evidence.experiments import EXPERIMENTS
-from rwp_edu.evidence.verdicts import FAILS, HOLDS, NOT_SHOWN, PART, REFUTED, TOO_FEW, Statement, judge, t_quantile, verdict
+from rwp_edu.evidence.verdicts import (
+    CONTROL,
+    FAILS,
+    HOLDS,
+    NOT_SHOWN,
+    PART,
+    REFUTED,
+    TOO_FEW,
+    VERDICTS,
+    Statement,
+    judge,
+    robust,
+    t_quantile,
+    verdict,
+)
 from rwp_edu.lab.browser import browser, chromium
 
 BETTER = np.array([1.0, 1.1, 0.9, 1.2, 1.0, 0.8])
@@ -61,9 +77,25 @@ def test_verdicts():
     few = judge(Statement("a", ">", "b", "x"), {key: v[:3] for key, v in VALUES.items()})
     assert few.status == TOO_FEW and few.mean > 0
     assert verdict([holds]) == HOLDS and verdict([holds, refuted]) == verdict([holds, open_]) == PART
+    control = judge(Statement("a", ">", "b", "x", role=CONTROL), VALUES)
+    assert verdict([refuted, control]) == FAILS and verdict([open_, control]) == NOT_SHOWN and verdict([holds, control]) == HOLDS
     assert (
         verdict([refuted, open_]) == FAILS and verdict([open_]) == NOT_SHOWN and verdict([holds, few]) == verdict([]) == TOO_FEW
     )
+
+
+def test_what_is_as_far_apart_as_the_margin_is_rarely_called_equal():
+    g = np.random.default_rng(0)
+    draws = 0.5 + 0.3 * g.normal(size=(4000, 8))
+    equal = [status("a", "=", 0.0, values={("a", "x"): d}, margin=0.5) == HOLDS for d in draws]
+    assert abs(np.mean(equal) - 0.025) < 4 * np.sqrt(0.025 * 0.975 / 4000)
+
+
+def test_many_statements_need_more_each():
+    clear, close = np.array([1.0, 1.1, 0.9, 1.2, 1.0, 0.8]), np.array([1.0, 0.1, 0.9, 0.2, 0.7, 0.4])
+    judged = [judge(Statement("a", ">", 0.0, "x"), {("a", "x"): d}) for d in (clear, close, -clear)]
+    assert [j.status for j in judged] == [HOLDS, HOLDS, REFUTED]
+    assert robust(judged[:1]) == (1, 1) and robust(judged * 20) == (40, 20)
 
 
 @pytest.mark.parametrize("df", [3, 5, 7, 15, 31])
@@ -94,25 +126,44 @@ def test_every_statement_is_about_something_that_is_measured(claim):
     assert claim.title and claim.source and claim.published and claim.seconds > 0 and json.dumps(dict(claim.settings))
 
 
-def test_the_race_gives_what_a_run_gives_and_twice_has_twice_the_updates():
+def test_the_race_gives_what_a_run_gives_and_x2_has_twice_the_updates():
     from rwp_edu.settings import Settings
     from rwp_edu.training import Run
 
-    found = EXPERIMENTS["race"](2, 7, problem="digits", methods=("sgd", "rwp"), twice=("sgd",), steps=20)
-    for steps, name, key in ((20, "rwp", "rwp"), (40, "sgd", "sgd x2")):
-        run = Run(
-            Settings(
-                "digits", methods=["sgd", "rwp"] if key == "rwp" else [name], seeds=2, seed=7, steps=steps, record_every=10_000
-            )
-        )
+    found = EXPERIMENTS["race"](2, 7, problem="digits", methods=("sgd", "sgd x2", "rwp"), steps=20)
+    assert list(dict.fromkeys(who for who, _ in found)) == ["sgd", "sgd x2", "rwp"]
+    for steps, methods, which, key in ((20, ["sgd", "rwp"], 1, "rwp"), (40, ["sgd"], 0, "sgd x2")):
+        run = Run(Settings("digits", methods=methods, seeds=2, seed=7, steps=steps, record_every=10_000))
         run.advance(steps)
-        row = run.record.rows[-1]["test_accuracy"][run.record.entrants.index(name)]
-        assert np.array_equal(found[key, "test_accuracy"], row)
+        for metric in ("test_accuracy", "validation_accuracy"):
+            assert np.array_equal(found[key, metric], run.record.rows[-1][metric][which])
+
+
+def test_the_optimum_is_chosen_on_images_held_back(monkeypatch):
+    from rwp_edu.evidence import experiments
+
+    held = {"rwp:sigma=0.1": [0.9, 0.5], "rwp:sigma=0.2": [0.8, np.nan], "rwp:sigma=0.1 x2": [0.1, 0.2], "rwp:sigma=0.2 x2": [0.2, 0.1]}
+    tested = {who: [1.0 + k, 2.0 + k] for k, who in enumerate(held)}
+    made = {(who, name): np.array(v) for name, rows in (("validation_accuracy", held), ("test_accuracy", tested)) for who, v in rows.items()}
+    monkeypatch.setattr(experiments, "race", lambda seeds, first, methods, **more: made if set(methods) == set(held) else None)
+    found = experiments.optimum(2, 0, ("rwp", "rwp x2"), (0.1, 0.2))
+    assert found["rwp", "best_sigma"].tolist() == [0.1, 0.1] and found["rwp x2", "best_sigma"].tolist() == [0.2, 0.1]
+    assert found["rwp", "test_accuracy"].tolist() == [1.0, 2.0] and found["rwp x2", "test_accuracy"].tolist() == [4.0, 4.0]
 
 
 def test_a_diverged_run_has_no_value():
     found = EXPERIMENTS["race"](2, 7, problem="sensing", methods=("sgd", "sgd:lr=0.06"), steps=60, d=10, rank=1, n=40)
     assert np.isnan(found["sgd:lr=0.06", "distance"]).all() and np.isfinite(found["sgd", "distance"]).all()
+
+
+def test_a_claim_whose_run_diverged_says_so_and_has_no_verdict_of_its_own(tmp_path):
+    claim = Claim("x", "x", "s", "p", "race", {"problem": "sensing", "steps": 60, "d": 10, "rank": 1, "n": 40, "methods": ("sgd", "sgd:lr=0.06")},
+                  (Statement("sgd:lr=0.06", "<", "sgd", "distance", log=True),), 1)  # fmt: skip
+    result = evidence.check(claim, seeds=4)
+    assert result.verdict == NOT_SHOWN
+    report.write([result], tmp_path)
+    assert " of 4 diverged" in (tmp_path / "report.md").read_text() and "a run diverged" in (tmp_path / "report.html").read_text()
+    assert json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)["claims"][0]["statements"][0]["mean"] is None
 
 
 def test_one_claim_for_real():
@@ -144,7 +195,22 @@ def test_the_report_says_what_was_measured(results, tmp_path):
         assert first_plain["values"] == first.tolist()
     accuracy = results[0].values["sgd", "test_accuracy"]
     assert f"{100 * accuracy.mean():.1f} ±" in text
+    assert [s["role"] for s in kept[0]["statements"]] == ["claim", "claim", "equal gradients"]
+    assert kept[0]["expected_seconds"] == CLAIMS["naive-noise-digits"].seconds * 4 / 32 and kept[0]["seconds"] > 0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(report.NAMES)
+
+
+def test_a_report_can_be_read_back_and_is_judged_anew(results, tmp_path, monkeypatch):
+    report.write(results, tmp_path)
+    for kept, result in zip(report.read(tmp_path), results, strict=True):
+        assert kept.claim is result.claim and kept.judgements == result.judgements and kept.seeds == result.seeds
+        assert all(np.array_equal(kept.values[key], result.values[key]) for key in result.values)
+    assert report.markdown(report.read(tmp_path)) == (tmp_path / "report.md").read_text()
+    (tmp_path / "report.json").write_text('{"claims": [{"name": "no-such-claim"}]}')
+    with pytest.raises(ValueError, match="cannot be read as a report"):
+        report.read(tmp_path)
+    with pytest.raises(ValueError, match="--out .*nowhere"):
+        report.read(tmp_path / "nowhere")
 
 
 def test_a_title_is_text_and_not_html():
@@ -167,29 +233,48 @@ def test_the_page_opens_without_a_network(results, tmp_path):
         assert errors == [] and page.locator("h2").count() == 2
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "rwp_edu", "reproduce", *arguments], capture_output=True, text=True, check=False
-    )
+def command(capsys, *arguments):
+    code = main(["reproduce", *arguments])
+    return code, *capsys.readouterr()
 
 
-def test_the_command_writes_a_report(tmp_path):
-    found = command("naive-noise-digits", "--seeds", "4", "--out", str(tmp_path / "new"))
-    assert found.returncode == 0 and "naive-noise-digits" in found.stdout and (tmp_path / "new" / "report.html").exists()
-    found = command("naive-noise-digits", "--seeds", "2", "--json")
-    (claim,) = json.loads(found.stdout)["claims"]
-    assert claim["verdict"] == TOO_FEW and claim["settings"]["seeds"] == 2
+def test_the_command_writes_a_report(tmp_path, capsys):
+    code, out, _ = command(capsys, "naive-noise-digits", "--seeds", "4", "--out", str(tmp_path / "new"))
+    assert code == 0 and "naive-noise-digits" in out and (tmp_path / "new" / "report.html").exists()
+
+
+def test_the_command_gives_one_json_object():
+    asked = [sys.executable, "-m", "rwp_edu", "reproduce", "naive-noise-digits", "--seeds", "2", "--json"]
+    found = subprocess.run(asked, capture_output=True, text=True, check=True)
+    (claim,) = json.loads(found.stdout, parse_constant=pytest.fail)["claims"]
+    assert claim["verdict"] == TOO_FEW and claim["settings"]["seeds"] == 2 and claim["statements"][0]["low"] is None
+
+
+def test_without_names_claims_are_listed(capsys):
+    code, out, _ = command(capsys)
+    assert code == 0 and all(name in out and claim.title in out for name, claim in CLAIMS.items())
+    code, out, _ = command(capsys, "--json")
+    assert [row["name"] for row in json.loads(out)["claims"]] == list(CLAIMS)
 
 
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        ((), "name claims, or give --all (there is: smoothing"),
         (("naive-nois",), "naive-noise"),
         (("naive-noise", "--all"), "leave out"),
         (("naive-noise", "--seeds", "0"), "seeds"),
+        (("naive-noise", "--seeds", "four"), "seeds"),
+        (("naive-noise", "--out", "/dev/null/results"), "cannot write to /dev/null/results"),
     ],
 )
-def test_errors_of_the_command(arguments, says):
-    found = command(*arguments)
-    assert found.returncode == 2 and found.stdout == "" and len(found.stderr.splitlines()) == 1 and says in found.stderr
+def test_errors_of_the_command(arguments, says, capsys):
+    code, out, err = command(capsys, *arguments)
+    assert code == 2 and out == "" and len(err.splitlines()) == 1 and says in err
+
+
+def test_the_table_of_the_readme_is_one_of_the_report():
+    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
+    head = "| " + " | ".join(report.HEADS) + " |"
+    rows = [line[2:-2].split(" | ") for line in readme.partition(head)[2].partition("\n\n")[0].splitlines()[2:]]
+    titles = {claim.title for claim in CLAIMS.values()}
+    assert len(rows) > 20 and all(row[0] in titles and row[1] in VERDICTS and len(row) == len(report.HEADS) for row in rows)

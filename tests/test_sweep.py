@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -9,16 +10,20 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from rwp_edu.cli import main
+from rwp_edu.parameters import strict_json
 from rwp_edu.settings import Settings
 from rwp_edu.sweep import plan, sweep
 from rwp_edu.sweep.engines import ENGINES
-from rwp_edu.sweep.figures import heat_map, parallel, table
+from rwp_edu.sweep.figures import curves, heat_map, page, parallel, table
 from rwp_edu.sweep.plan import GROUP, groups
 from rwp_edu.sweep.results import Row, Sweep
+from rwp_edu.sweep.work import _kept
 from rwp_edu.training import Record, Run
 
 GRID = {"sigma": [0.05, 0.1], "lam": [0.3, 0.5]}
@@ -103,6 +108,8 @@ def test_a_sweep_gives_what_the_run_gives():
 def test_all_engines_give_the_same_records(engine, monkeypatch):
     pytest.importorskip({"processes": "joblib", "ray": "ray"}[engine])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
+    folder = Path(f"/tmp/rwp_test_{os.getpid()}")
+    monkeypatch.setattr("rwp_edu.sweep.engines.tempfile.mkdtemp", lambda **options: folder.mkdir() or str(folder))
     grid = {"sigma": [0.05, 0.1, 0.2], "batch": [20, 30]}
     here, there = (
         sweep("digits", "sgd,m-rwp", grid, seeds=2, steps=10, **options) for options in ({}, {"engine": engine, "workers": 2})
@@ -112,6 +119,30 @@ def test_all_engines_give_the_same_records(engine, monkeypatch):
         assert a.point == b.point
         for metric in ("train_loss", "test_accuracy"):
             assert np.array_equal(a.last(metric), b.last(metric))
+    assert left_by_ray(folder) == []
+
+
+def left_by_ray(folder):
+    """What is still there of a local cluster, its folder and processes; these are given time to end."""
+
+
+    def command(process):
+        with contextlib.suppress(OSError):
+            return (process / "cmdline").read_bytes()
+        return b""
+
+    for _ in range(100):
+        left = [folder] * folder.exists() + [p for p in Path("/proc").glob("[0-9]*") if bytes(folder) in command(p)]
+        if not left:
+            break
+        time.sleep(0.1)
+    return left
+
+
+def test_a_cluster_that_does_not_answer_is_one_line():
+    pytest.importorskip("ray")
+    with pytest.raises(ValueError, match="no Ray cluster answers at 127.0.0.1:1"):
+        sweep("digits", "sgd", {"lr": [0.1]}, engine="ray", address="127.0.0.1:1", **SHORT)
 
 
 def test_one_setting_that_fails_leaves_the_others(monkeypatch):
@@ -119,7 +150,7 @@ def test_one_setting_that_fails_leaves_the_others(monkeypatch):
 
     real = engines.work
 
-    def work(task):
+    def work(task, *more):
         return {"failed": "RuntimeError: broken on purpose"} if "sigma=0.1" in task else real(task)
 
     monkeypatch.setattr(engines, "work", work)
@@ -149,6 +180,21 @@ def test_what_is_finished_is_not_run_again_and_the_grid_may_grow(tmp_path, monke
     assert len(more.finished) == 3 and [json.loads(task)["methods"] for task in tasks] == [["rwp:sigma=0.1"]]
 
 
+def test_what_another_version_made_is_not_used(tmp_path):
+    sweep("digits", "sgd", {"lr": [0.1]}, out=tmp_path, **SHORT)
+    (kept,) = tmp_path.glob("run-*.json")
+    kept.write_text(json.dumps(json.loads(kept.read_text()) | {"version": "0.0.0"}))
+    assert not list(_kept(tmp_path))
+    assert len(sweep("digits", "sgd", {"lr": [0.1]}, out=tmp_path, **SHORT).finished) == 1 and len(list(_kept(tmp_path))) == 1
+
+
+def test_what_is_told_grows_within_a_group_and_ends_at_all():
+    told = []
+    sweep("digits", "rwp", {"sigma": [0.1, 0.2], "batch": [20, 30]}, seeds=2, steps=10, told=lambda done, of: told.append((done, of)))
+    done = [d for d, _ in told]
+    assert done == sorted(done) and done[0] == 0 and told[-1] == (4, 4) and {0.2, 1.0, 2.2} <= {round(d, 6) for d in done}
+
+
 def test_a_broken_file_is_left_alone_and_its_settings_run_again(tmp_path):
     sweep("digits", "sgd", {"lr": [0.1]}, out=tmp_path, **SHORT)
     (kept,) = tmp_path.glob("run-*.json")
@@ -175,21 +221,23 @@ LONG = [
 
 
 def stopped(folder, how):
-    """A sweep that is stopped by a signal once its first group is on the disk; its standard error and exit status."""
+    """A sweep that is stopped by a signal once its first group is on the disk; its standard error, which ends when the last worker has ended, and exit
+    status. With kill -9 it has workers."""
+    workers = ["--engine", "processes", "--workers", "2"] if how == signal.SIGKILL else []
     process = subprocess.Popen(
-        [*COMMAND, *LONG, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [*COMMAND, *LONG, *workers, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     for _ in range(4000):
         if list(folder.glob("run-*.json")) or process.poll() is not None:
             break
         time.sleep(0.01)
     process.send_signal(how)
-    said = process.communicate(timeout=120)
+    said = process.communicate(timeout=60)
     return said, process.returncode
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
-def test_a_sweep_that_was_stopped_goes_on(how, tmp_path):
+def test_a_sweep_that_was_stopped_goes_on(how, tmp_path, capsys):
     (_, err), code = stopped(tmp_path, how)
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("run-*.json")}
     assert 1 <= len(kept) < 6, "it was over before it was stopped"
@@ -197,8 +245,8 @@ def test_a_sweep_that_was_stopped_goes_on(how, tmp_path):
         assert code == 130 and "the same command goes on" in err and (tmp_path / "sweep.json").exists()
     else:
         assert code == -signal.SIGKILL
-    done = subprocess.run([*COMMAND, *LONG, "--out", str(tmp_path), "--json"], capture_output=True, text=True, check=True)
-    assert [row["status"] for row in json.loads(done.stdout)["results"]] == ["finished"] * 6
+    assert main(["sweep", *LONG, "--out", str(tmp_path), "--json"]) == 0
+    assert [row["status"] for row in json.loads(capsys.readouterr().out)["results"]] == ["finished"] * 6
     assert all((tmp_path / name).read_bytes() == content for name, content in kept.items())
     assert len(list(tmp_path.glob("run-*.json"))) == 6
 
@@ -206,30 +254,40 @@ def test_a_sweep_that_was_stopped_goes_on(how, tmp_path):
 # ---------------------------------------------------------------------------------------------------------------- chosen
 
 
-def made(scores, **options):
-    """A sweep over sigma of RWP with made-up accuracies: one row of seeds per value."""
+def made(scores, tested=None, problem="digits", **options):
+    """A sweep over sigma of RWP with made-up values: what chooses, one row of seeds per value, and what was tested."""
     sigmas = [round(0.1 * (k + 1), 1) for k in range(len(scores))]
-    points = plan("digits", "rwp", {"sigma": sigmas}, seeds=len(scores[0]), steps=1)
+    points = plan(problem, "rwp", {"sigma": sigmas}, seeds=len(scores[0]), steps=1)
     rows = []
-    for point, values in zip(points, scores):
+    for point, values, reported in zip(points, scores, tested or scores):
         values = np.array([values], float)
         record = Record(point.settings, diverged=np.where(np.isfinite(values), -1, 1))
-        record.rows.append({"updates": 1, "test_accuracy": values, "gradient_evaluations": np.ones(1), "seconds": np.ones(1)})
+        record.rows.append({"updates": 1, "validation_accuracy": values, "test_accuracy": np.array([reported], float), "distance": values,
+                            "gradient_evaluations": np.ones(1), "seconds": np.ones(1)})  # fmt: skip
         rows.append(Row(point, record))
-    return Sweep("digits", rows, grid={"sigma": sigmas}, **options)
+    return Sweep(problem, rows, grid={"sigma": sigmas}, **options)
 
 
-def test_seeds_that_choose_do_not_report():
-    found = made([[0.9, 0.9, 0.1, 0.2], [0.5, 0.5, 0.8, 0.8]])
-    assert found.chosen()["rwp"] is found.rows[0]
+def test_images_held_back_choose_and_test_images_report():
+    found = made([[0.9, 0.8], [0.5, 0.5]], [[0.1, 0.2], [0.9, 0.9]])
+    assert found.chosen()["rwp"] is found.rows[0] and "chosen by validation accuracy, reported by test accuracy" in found.rule
     told = found.results()[0]
-    assert told["chosen"] and told["chooses_mean"] == pytest.approx(0.9) and told["reports_mean"] == pytest.approx(0.15)
-    assert told["reports_se"] == pytest.approx(0.05) and "had no part" in found.rule
+    assert told["chosen"] and told["chooses_mean"] == pytest.approx(0.85) and told["reports_mean"] == pytest.approx(0.15)
+    assert told["reports_se"] == pytest.approx(0.05) and made([[0.9], [0.8]]).chosen()["rwp"].point.values == (("sigma", 0.1),)
 
 
-def test_diverged_settings_are_chosen_last_and_one_seed_chooses_nothing():
-    assert made([[np.nan, 0.9, 0.9, 0.9], [0.5] * 4]).chosen()["rwp"].point.values == (("sigma", 0.2),)
-    assert made([[0.9], [0.8]]).chosen() == {} and "nothing can be chosen" in made([[0.9]]).rule
+def test_where_nothing_is_held_back_seeds_that_choose_do_not_report():
+    found = made([[0.1, 0.1, 10, 1000], [1, 1, 0.1, 0.1]], problem="sensing")
+    assert found.chosen()["rwp"] is found.rows[0] and "seeds 0 to 1" in found.rule and "seeds 2 to 3, which had no part" in found.rule
+    told = found.results()[0]
+    assert told["chooses_mean"] == pytest.approx(0.1) and told["reports_mean"] == pytest.approx(505)
+    assert made([[0.9], [0.8]], problem="sensing").chosen() == {} and "nothing can be chosen" in made([[0.9]], problem="sensing").rule
+
+
+def test_diverged_settings_are_chosen_last():
+    found = made([[np.nan, 0.9, 0.9, 0.9], [0.5] * 4])
+    assert found.chosen()["rwp"].point.values == (("sigma", 0.2),) and found.results()[0]["diverged"] == 1
+    assert json.loads(strict_json(found.to_dict()))["results"][0]["chooses_mean"] is None
 
 
 def test_the_best_at_the_end_of_a_grid_is_pointed_out():
@@ -270,18 +328,32 @@ def test_the_heat_map_shows_the_scores(real):
     x, y, z = table(found, "m-rwp", "sigma", "lam")
     assert (x, y) == ([0.05, 0.1, 0.2], [0.3, 0.5]) and np.isfinite(z).all()
     row = next(r for r in found.rows if dict(r.point.values) == {"sigma": 0.2, "lam": 0.3})
-    assert z[0, 2] == pytest.approx(100 * row.last("test_accuracy").mean())
-    fig = heat_map(found, "m-rwp", "sigma", "lam")
+    assert z[0, 2] == pytest.approx(100 * row.last("validation_accuracy").mean())
+    (frame,) = heat_map(found, "m-rwp", "sigma", "lam").layout.shapes
     chosen = dict(found.chosen()["m-rwp"].point.values)
-    assert (fig.data[1].x, fig.data[1].y) == ((str(chosen["sigma"]),), (str(chosen["lam"]),))
+    assert x[round(frame.x0 + 0.5)] == chosen["sigma"] and y[round(frame.y0 + 0.5)] == chosen["lam"]
+    assert z[round(frame.y0 + 0.5), round(frame.x0 + 0.5)] == z.max()
     with pytest.raises(ValueError, match="sigma"):
         table(found, "m-rwp", "sigmaa", "lam")
 
 
 def test_parallel_coordinates_have_a_line_per_setting(real):
-    method, sigma, lam, score = parallel(real[2]).data[0].dimensions
+    method, sigma, lam, score, worth = parallel(real[2]).data[0].dimensions
     assert list(method.values) == [0] + [1] * 6 and list(sigma["values"]) == [-1, 0, 0, 1, 1, 2, 2]
     assert list(lam["values"]) == [-1, 0, 1, 0, 1, 0, 1] and len(score["values"]) == 7 and sigma.ticktext[0] == "-"
+    assert list(worth["values"]) == pytest.approx([100 * row.last("test_accuracy").mean() for row in real[2].rows])
+
+
+def test_curves_take_the_best_of_what_else_is_in_the_grid(real):
+    sgd, mixed = curves(real[2], "sigma").data
+    score = {r.point.values: 100 * r.last("validation_accuracy").mean() for r in real[2].rows}
+    best = [max(score[("sigma", s), ("lam", lam)] for lam in (0.3, 0.5)) for s in (0.05, 0.1, 0.2)]
+    assert list(sgd.y) == pytest.approx([score[()]] * 3) and list(mixed.y) == pytest.approx(best) and list(mixed.x) == [0.05, 0.1, 0.2]
+
+
+def test_a_page_of_runs_that_all_diverged():
+    found = made([[np.nan] * 2, [np.nan] * 2])
+    assert "Sweep on digits" in page(found) and len(parallel(found).data[0].dimensions[0]["values"]) == 0
 
 
 def test_the_command_keeps_everything(real):
@@ -290,11 +362,11 @@ def test_the_command_keeps_everything(real):
     plain = json.loads((folder / "sweep.json").read_text())
     assert len(rows) == 7 == len(plain["results"]) and {row["status"] for row in rows} == {"finished"}
     for row, kept in zip(rows, found.rows):
-        values = kept.last("test_accuracy")
-        assert float(row["reports_mean"]) == pytest.approx(values[2:].mean())
+        assert float(row["reports_mean"]) == pytest.approx(kept.last("test_accuracy").mean())
+        assert float(row["chooses_mean"]) == pytest.approx(kept.last("validation_accuracy").mean())
     html = (folder / "sweep.html").read_text()
     assert '"type":"heatmap"' in html and '"type":"parcoords"' in html
-    assert done.stdout.count("\n*") >= 2 and "reported on seeds 2 to 3" in done.stdout
+    assert done.stdout.count("\n*") >= 2 and "reported by test accuracy" in done.stdout
 
 
 @pytest.mark.parametrize(
@@ -305,8 +377,12 @@ def test_the_command_keeps_everything(real):
         (("digits", "--methods", "rwp", "--grid", "sgima=0.1"), "sigma"),
         (("digits", "--methods", "rwp", "--grid", "sigma=0.1", "--workers", "none"), "workers"),
         (("digts", "--methods", "rwp"), "digits"),
+        (("digits", "--methods", "rwp", "--engine", "rey"), "did you mean 'ray'"),
+        (("digits", "--methods", "rwp", "--out", "/dev/null/results"), "cannot write to /dev/null/results"),
+        (("digits", "--methods", "rwp", "--grid", "sigma=0.1", "--grid", "sigma=0.2"), "once for a name"),
     ],
 )
-def test_errors_of_the_command(arguments, says):
-    found = subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, check=False)
-    assert found.returncode == 2 and len(found.stderr.splitlines()) == 1 and says in found.stderr
+def test_errors_of_the_command(arguments, says, capsys):
+    assert main(["sweep", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and len(err.splitlines()) == 1 and says in err

@@ -28,7 +28,7 @@ def test_one_seed_after_another_gives_what_all_at_once_give(lab):
 
 def test_a_trace_per_quantity_and_an_interval_that_ends_at_the_judgement(lab):
     drawn = {trace["name"]: trace for trace in lab.traces()}
-    assert len(drawn["one seed"]["x"]) == 3 * 5 and len(drawn["mean"]["x"]) == 3
+    assert len(drawn["one seed"]["x"]) == 4 * 5 and len(drawn["mean"]["x"]) == 4
     assert drawn["mean"]["x"][0] == pytest.approx(100 * lab.values["sgd", "test_accuracy"].mean())
     assert drawn["mean difference"]["x"] == (4, 5)
     judged = lab.result().judgements[0]
@@ -57,7 +57,7 @@ def test_the_budget_changes_the_updates():
 def test_few_seeds_have_no_verdict_and_a_statement_that_is_not_there_is_the_last():
     lab = trial(claim="naive-noise-digits", seeds=2, statement=str(STATEMENTS), budget="a quarter")
     assert "No seed is done" in lab.text and lab.figure.data[0].name == "one seed"
-    assert TOO_FEW in lab.text and "Statement 2 of 2" in lab.text
+    assert TOO_FEW in lab.text and "Statement 3 of 3" in lab.text
     assert all(len(claim.statements) <= STATEMENTS for claim in CLAIMS.values())
 
 

@@ -35,6 +35,11 @@ class Result:
         return verdict(self.judgements)
 
     @property
+    def expected(self) -> float:
+        """Seconds that this many seeds were expected to take."""
+        return self.claim.seconds * self.seeds / SEEDS
+
+    @property
     def seeds(self) -> int:
         return len(next(iter(self.values.values())))
 

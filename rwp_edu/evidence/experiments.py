@@ -5,9 +5,10 @@ An experiment is a function of ``(seeds, first, **settings)`` that returns ``{(w
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -17,49 +18,61 @@ from rwp_edu.settings import Settings
 from rwp_edu.training import Run, one_thread
 
 Found = dict[tuple[str, str], np.ndarray]
-TWICE = " x2"  # the same entrant with twice the updates
+TIMES = " x"  # "sgd x2": the same entrant with twice the updates
 
 
-def race(
-    seeds: int,
-    first: int,
-    problem: str,
-    methods: Sequence[str],
-    twice: Sequence[str] = (),
-    flatness: bool = False,
-    **settings: Any,
-) -> Found:
-    """The last record of a race; ``twice``: entrants that get twice the updates too, which costs them two gradients per update."""
+def longer(who: str) -> tuple[str, int]:
+    """An entrant and how many times the updates it gets.
+
+    >>> longer("sgd x2"), longer("nso:k=4")
+    (('sgd', 2), ('nso:k=4', 1))
+    """
+    name, _, factor = who.partition(TIMES)
+    return name, int(factor or 1)
+
+
+def race(seeds: int, first: int, problem: str, methods: Sequence[str], flatness: bool = False, **settings: Any) -> Found:
+    """The last record of a race; ``sgd x2`` gets twice the updates, for comparisons at equal gradient evaluations. NaN where a run diverged."""
     common = {"problem": problem, "seeds": seeds, "seed": first} | settings
     steps = Settings(**common).steps
     out: Found = {}
-    for names, factor, mark in ((methods, 1, ""), (twice, 2, TWICE)):
-        if not names:
-            continue
-        wanted = Settings(**common | {"methods": list(names), "steps": factor * steps, "record_every": 10_000})
+    for factor in dict.fromkeys(longer(who)[1] for who in methods):
+        same = [who for who in methods if longer(who)[1] == factor]
+        names = [longer(who)[0] for who in same]
+        wanted = Settings(**common | {"methods": names, "steps": factor * steps, "record_every": 10_000})
         run = Run(wanted.replace(flatness_every=10_000) if flatness else wanted)
         run.advance(factor * steps)
         run.write()
         last, row = run.record.rows[-1], run.record.problem
-        for number, name in enumerate(names):
+        for number, who in enumerate(same):
             bad = run.record.diverged[number] >= 0
-            for metric in (*row.metrics, *(row.flatness if flatness else ())):
-                out[name + mark, metric.name] = np.where(bad, np.nan, last[metric.name][number])
-    return out
+            for metric in (*row.metrics, *row.held_back, *(row.flatness if flatness else ())):
+                out[who, metric.name] = np.where(bad, np.nan, last[metric.name][number])
+    return {(who, name): out[who, name] for who in methods for other, name in out if other == who}
 
 
 def optimum(
-    seeds: int, first: int, methods: Sequence[str], grid: Sequence[float], score: str = "test_accuracy", **settings: Any
+    seeds: int,
+    first: int,
+    methods: Sequence[str],
+    grid: Sequence[float],
+    choose: str = "validation_accuracy",
+    score: str = "test_accuracy",
+    **settings: Any,
 ) -> Found:
-    """Per seed the scale of the noise with the best score, for every method, and that score."""
-    names = [f"{method}:sigma={sigma}" for method in methods for sigma in grid]
-    found = race(seeds, first, methods=names, **settings)
+    """Per seed the scale of the noise that is best on images held back, for every method, and the score there on test images."""
+
+    def named(who: str, sigma: float) -> str:
+        method, factor = longer(who)
+        return f"{method}:sigma={sigma}" + (f"{TIMES}{factor}" if factor > 1 else "")
+
+    found = race(seeds, first, methods=[named(who, sigma) for who in methods for sigma in grid], **settings)
     out: Found = {}
-    for method in methods:
-        table = np.array([found[f"{method}:sigma={sigma}", score] for sigma in grid])
-        table = np.where(np.isfinite(table), table, -np.inf)
-        out[method, "best_sigma"] = np.array(grid)[table.argmax(0)]
-        out[method, score] = table.max(0)
+    for who in methods:
+        chooses, scores = (np.array([found[named(who, sigma), name] for sigma in grid]) for name in (choose, score))
+        best = np.where(np.isfinite(chooses), chooses, -np.inf).argmax(0)
+        out[who, "best_sigma"] = np.array(grid)[best]
+        out[who, score] = scores[best, np.arange(seeds)]
     return out
 
 
@@ -73,15 +86,16 @@ def surface(seeds: int, first: int, methods: Sequence[str], radius: float, steps
     starts = torch.stack((x.flatten(), y.flatten()), 1)
     sharp = int(minima(SHARP_AND_WIDE)[:, 0].argmin())
     out: Found = {}
-    for name in methods:
+    for who in methods:
+        name, factor = longer(who)
         shares = []
         for seed in range(first, first + seeds):
             own = {"rho": radius} if name == "sam" else {} if name == "sgd" else {"sigma": radius, "kind": "isotropic"}
             run = Descent(SHARP_AND_WIDE, name, starts, lr=0.01, gradient_noise=1.0, seed=seed, **own)
             with one_thread():
-                run.advance(steps)
+                run.advance(factor * steps)
             shares.append((basin_of(SHARP_AND_WIDE, run.w) == sharp).double().mean().item())
-        out[name, "sharp"] = np.array(shares)
+        out[who, "sharp"] = np.array(shares)
     return out
 
 
@@ -114,23 +128,30 @@ def radius(seeds: int, first: int, widths: Sequence[int], rise: float, steps: in
 
 
 def noise_as_trace(seeds: int, first: int, sigma: float, draws: int, **settings: Any) -> Found:
-    """2/sigma^2 times the mean rise under noise, over the trace of the Hessian, for networks trained by SGD; the same with Hutchinson."""
+    """The trace of the Hessian of networks trained by SGD, over the exact one: 2/sigma^2 times the mean rise under noise, in opposite
+    pairs and one-sided, and by Hutchinson's products; ``error``: the standard error of that ratio after ``draws``."""
     from rwp_edu.sharpness import average_rise
     from rwp_edu.traces import trace
 
     out: Found = {}
+    ways = {
+        "noise": lambda objective, seed: average_rise(objective, sigma, rtol=0, budget=draws, seed=seed),
+        "one-sided noise": lambda objective, seed: average_rise(objective, sigma, rtol=0, budget=draws, seed=seed, antithetic=False),
+        "Hutchinson": lambda objective, seed: trace(objective, rtol=0, budget=draws, seed=seed),
+    }
     for problem, name in (("fine-tuning", "tanh"), ("digits", "ReLU")):
         _, solutions = _trained(seeds, first, problem=problem, **settings)
-        by_noise, by_products = [], []
+        found: dict[str, list[tuple[float, float]]] = {way: [] for way in ways}
         for which in range(seeds):
             objective = solutions.objective("sgd", which)
             with one_thread():
                 exact = sum(t.item() for t in objective.traces().values())
-                rise = average_rise(objective, sigma, rtol=0, budget=draws, seed=which)
-                by_noise.append(2 / sigma**2 * rise.value / exact)
-                by_products.append(trace(objective, rtol=0, budget=draws, seed=which).value / exact)
-        out[f"noise, {name}", "ratio"] = np.array(by_noise)
-        out[f"Hutchinson, {name}", "ratio"] = np.array(by_products)
+                for way, measure in ways.items():
+                    unit = exact * (1 if way == "Hutchinson" else sigma**2 / 2)
+                    got = measure(objective, which)
+                    found[way].append((got.value / unit, got.error / abs(unit)))
+        for way, pairs in found.items():
+            out[f"{way}, {name}", "ratio"], out[f"{way}, {name}", "error"] = np.array(pairs).T
     return out
 
 
@@ -154,32 +175,38 @@ def two_points(seeds: int, first: int, sigmas: Sequence[float], functions: Seque
     return out
 
 
-def update_variance(seeds: int, first: int, methods: Sequence[str], draws: int, **settings: Any) -> Found:
-    """The variance of a method's combined gradient over batches and noise, at weights that SGD has trained half-way, over that of SGD."""
+def update_variance(seeds: int, first: int, methods: Sequence[str], draws: int, after: Sequence[int], **settings: Any) -> Found:
+    """The variance of a method's combined gradient over batches and noise, over that of the first method, at weights that SGD has
+    trained for ``after`` updates of 400."""
     from rwp_edu.batched import Group, update
     from rwp_edu.noise import generator
 
-    run, _ = _trained(seeds, first, problem="digits", steps=200, **settings)
-    w, out, total = run.base.w.clone(), {}, {}
-    for name in methods:
-        chosen = Settings(problem="digits", methods=[name], seeds=seeds, seed=first, **settings)
-        group = Group(chosen.entrants[0].method, {}, [generator(seed, "noise") for seed in range(first, first + seeds)])
-        group.settings = group.hyper = chosen.of(chosen.entrants[0])
-        seen, square = torch.zeros_like(w), torch.zeros(len(w))
-        for _ in range(draws):
-            run.problem.next(2)
-            with torch.no_grad(), one_thread():
-                (g,) = update([w], [group], run.problem.layout, run.problem.gradients, False)
-            seen += g
-            square += g.square().sum(1)
-        total[name] = (square / draws - (seen / draws).square().sum(1)) * draws / (draws - 1)
-    for name in methods:
-        out[name, "variance"] = (total[name] / total[methods[0]]).double().numpy()
+    run = Run(Settings(problem="digits", methods=[methods[0]], seeds=seeds, seed=first, record_every=10_000, **settings))
+    out: Found = {}
+    for stage in after:
+        run.advance(stage - run.updates)
+        w, total = run.base.w.clone(), {}
+        state = copy.deepcopy(run.problem.state())
+        for name in methods:
+            chosen = Settings(problem="digits", methods=[name], seeds=seeds, seed=first, **settings)
+            group = Group(chosen.entrants[0].method, {}, [generator(seed, "noise") for seed in range(first, first + seeds)])
+            group.settings = group.hyper = chosen.of(chosen.entrants[0])
+            seen, square = torch.zeros_like(w), torch.zeros(len(w))
+            for _ in range(draws):
+                run.problem.next(2)
+                with torch.no_grad(), one_thread():
+                    (g,) = update([w], [group], run.problem.layout, run.problem.gradients, False)
+                seen += g
+                square += g.square().sum(1)
+            total[name] = (square / draws - (seen / draws).square().sum(1)) * draws / (draws - 1)
+        run.problem.restore(state)
+        for name in methods:
+            out[f"{name} after {stage}", "variance"] = (total[name] / total[methods[0]]).double().numpy()
     return out
 
 
 def clock(seeds: int, first: int, updates: int) -> Found:
-    """Milliseconds of an update of a convolutional network (53k weights, 128 images) on one core, method after method in every repetition."""
+    """CPU milliseconds of an update of a convolutional network (30k weights, 128 images) on one thread, method after method in every repetition."""
     from torch import nn
 
     from rwp_edu import optim
@@ -209,12 +236,12 @@ def clock(seeds: int, first: int, updates: int) -> Found:
     with one_thread():
         for repetition in range(seeds + 1):
             for name, (optimizer, closures) in made.items():
-                began = perf_counter()
+                began = process_time()
                 for _ in range(updates):
                     optimizer.zero_grad()
                     optimizer.step(*[closure] * closures)
                 if repetition:
-                    out[name].append(1000 * (perf_counter() - began) / updates)
+                    out[name].append(1000 * (process_time() - began) / updates)
     return {(name, "milliseconds"): np.array(found) for name, found in out.items()}
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import os
@@ -13,9 +12,25 @@ from typing import Any
 
 import numpy as np
 
-from rwp_edu import __version__
-from rwp_edu.evidence import Result
-from rwp_edu.evidence.verdicts import FAILS, HOLDS, NOT_SHOWN, PART, REFUTED, TOO_FEW, Judgement, Statement
+from rwp_edu import __version__, pages
+from rwp_edu.evidence import CLAIMS, Result
+from rwp_edu.evidence.verdicts import (
+    FAILS,
+    HOLDS,
+    LEAST,
+    NOT_SHOWN,
+    PART,
+    REFUTED,
+    TOO_FEW,
+    VERDICTS,
+    Judgement,
+    Statement,
+    interval,
+    judge,
+    robust,
+)
+from rwp_edu.figures import FAINT, INK, PLAIN
+from rwp_edu.parameters import strict_json
 from rwp_edu.problems import PROBLEMS, Metric
 
 # Metrics that no problem has.
@@ -25,15 +40,25 @@ OWN = {
         Metric("ratio", "ratio", "ratio", (0, 1, 1)),
         Metric("sharp", "runs that end in the sharp basin, %", "runs in the sharp basin", (0, 100, 20), 100.0, 0),
         Metric("variance", "variance, in units of SGD's", "variance", (0, 1, 1)),
+        Metric("error", "standard error of the trace, relative", "standard error", (0, 1, 1)),
         Metric("milliseconds", "milliseconds per update", "milliseconds", (0, 1, 1), digits=1),
         Metric("best_sigma", "best σ", "best σ", (0, 1, 1)),
     )
 }
-COLOURS = {HOLDS: "#1b7f4b", PART: "#b07800", FAILS: "#b3261e", REFUTED: "#b3261e", NOT_SHOWN: "#666666", TOO_FEW: "#666666"}
+CLASSES = {HOLDS: "good", PART: "part", FAILS: "bad", REFUTED: "bad", NOT_SHOWN: "open", TOO_FEW: "open"}
 NAMES = ("report.html", "report.md", "report.json")
-STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222;background:#fff}
-table{border-collapse:collapse;margin:.5rem 0}td,th{padding:.2rem .7rem;border-bottom:1px solid #ddd;text-align:left;vertical-align:top}
-td:first-child{min-width:14rem}h2{margin-top:2.5rem}.v{font-weight:600;white-space:nowrap}code{font-size:.85em}pre{overflow:auto;background:#f5f5f5;padding:.5rem}"""
+TITLE = "What holds, and what does not"
+READING = (
+    "Every claim was cut into statements that can be wrong, and each statement was tested here on the same seeds for everything it compares. A seed is a draw of "
+    "the data, the wrong labels, the start, the batches and the noise.",
+    "The difference is the left side of the statement minus its right side, seed by seed. The statement holds if the whole 95 % interval of the mean difference is on the "
+    "right side of zero, is refuted if the whole interval is on the wrong side, and is not shown if zero is inside. \"Equals to within\" holds if the whole interval is within the margin.",
+    "A claim holds if all its statements do, holds in part if some of those marked claim do, does not hold here if none of these does and one is refuted. Statements marked "
+    "equal gradients or control can spoil a claim, but not carry it.",
+    "Names are methods with their settings: rwp:sigma=0.15 is random weight perturbation at scale 0.15; kind=isotropic is the same scale for all weights. x2 means twice the updates, so that "
+    "a method with one gradient per update gets as many gradients as one with two: that is what equal gradients stands for. A control is what a sceptic would try.",
+    "\"Does not hold here\" is about these small problems. A table over larger ones is neither confirmed nor refuted by it.",
+)
 
 
 def metric_of(result: Result, name: str) -> Metric:
@@ -53,7 +78,8 @@ def told(statement: Statement, metric: Metric) -> str:
     if s.factor != 1:
         right = f"{s.factor:g} × {right}"
     if s.relation == "=":
-        return f"{metric.noun}: {s.left} equals {right} to within {s.margin * metric.unit:g}"
+        points = "" if metric.unit != 100 else " point" if s.margin == 0.01 else " points"
+        return f"{metric.noun}: {s.left} equals {right} to within {s.margin * metric.unit:g}{points}"
     more = f" {'+' if s.margin > 0 else '-'} {abs(s.margin) * metric.unit:g}" if s.margin else ""
     return f"{metric.noun}: {s.left} {s.relation} {right}{more}"
 
@@ -61,62 +87,60 @@ def told(statement: Statement, metric: Metric) -> str:
 def measured(judgement: Judgement, metric: Metric) -> str:
     """The mean difference (or the ratio, where logarithms are compared) and its 95 % interval."""
     j = judgement
+    if not math.isfinite(j.mean):
+        return "a run diverged"
     if j.statement.log:
         return f"× {10**j.mean:.2g}" + (f" ({10**j.low:.2g} to {10**j.high:.2g})" if math.isfinite(j.low) else "")
     mean, low, high = (metric.unit * v for v in (j.mean, j.low, j.high))
-    form = "+.3g" if metric.unit == 1 else "+.1f"
+    form = "+,.0f" if abs(mean) >= 1000 else "+.3g" if metric.unit == 1 else "+.1f"
     return f"{mean:{form}}" + (f" ({low:{form}} to {high:{form}})" if math.isfinite(low) else "")
+
+
+def averaged(metric: Metric, values: np.ndarray) -> str:
+    """Mean ± standard error over the runs that did not diverge, and how many did."""
+    good = values[np.isfinite(values)]
+    lost = f"{len(values) - len(good)} of {len(values)} diverged" if len(good) < len(values) else ""
+    return ", ".join(part for part in (metric.mean(good) if len(good) else "", lost) if part)
 
 
 def figures_of(result: Result) -> list[tuple[str, str, str]]:
     """Every measured quantity that a statement is about: who, what, mean ± standard error over seeds."""
     wanted = {s.metric for s in result.claim.statements}
-    return [
-        (who, metric_of(result, name).noun, metric_of(result, name).mean(v))
-        for (who, name), v in result.values.items()
-        if name in wanted
-    ]
+    rows = [(who, metric_of(result, name), v) for (who, name), v in result.values.items() if name in wanted]
+    return [(who, metric.noun, averaged(metric, v)) for who, metric, v in rows]
 
 
-HEADS = (
-    "claim",
-    "source",
-    "published",
-    "here: the first statement, with its difference (95 % interval)",
-    "hold",
-    "verdict",
-    "s",
-)
+HEADS = ("claim", "verdict", "hold", "the first statement, with its difference here (95 % interval)", "published", "s (expected)")
 
 
 def lines(results: Sequence[Result]) -> list[tuple[str, ...]]:
     """The summary: one line per claim."""
     out = []
     for r in results:
-        (statement, difference, _), *_ = statements_of(r)
+        (statement, _, difference, _), *_ = statements_of(r)
         hold = f"{sum(j.status == HOLDS for j in r.judgements)} of {len(r.judgements)}"
-        out.append(
-            (
-                r.claim.title,
-                r.claim.source,
-                r.claim.published,
-                f"{statement}: {difference}",
-                hold,
-                r.verdict,
-                f"{r.seconds:.0f}",
-            )
-        )
+        seconds = f"{r.seconds:.0f} ({r.expected:.0f})"
+        out.append((r.claim.title, r.verdict, hold, f"{statement}: {difference}", f"{r.claim.published} ({r.claim.source})", seconds))
     return out
 
 
 def setting(results: Sequence[Result]) -> str:
     """Which run this was."""
-    first = results[0]
-    statements = sum(len(r.judgements) for r in results)
+    first, verdicts = results[0], [r.verdict for r in results]
+    counted = ", ".join(f"{v}: {verdicts.count(v)}" for v in VERDICTS if v in verdicts)
     return (
-        f"rwp-edu {__version__}, {'quick, ' if first.quick else ''}{first.seeds} seeds from {first.settings['first_seed']} on, {platform.system()} on {platform.machine()}, "
-        f"{os.cpu_count()} cores, {sum(r.seconds for r in results):.0f} s in all. {statements} statements are tested, each at 95 %: expect one in forty to come out "
-        "too well by luck. Settings were chosen on other seeds."
+        f"{len(results)} claims ({counted}). rwp-edu {__version__}, {'quick, ' if first.quick else ''}{first.seeds} seeds from {first.settings['first_seed']} on, "
+        f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores, {sum(r.seconds for r in results):.0f} s in all. Settings were chosen on other seeds."
+    )
+
+
+def luck(results: Sequence[Result]) -> str:
+    """What testing many statements means."""
+    judgements = [j for r in results for j in r.judgements]
+    holding, strict = robust(judgements)
+    return (
+        f"{len(judgements)} statements are tested, each at 95 %: where there is no difference, one in forty comes out well by luck. {holding} hold, {strict} of them "
+        "also if the 95 % are asked of all together (Bonferroni)."
     )
 
 
@@ -125,93 +149,100 @@ def markdown(results: Sequence[Result]) -> str:
         cells = [[str(c).replace("|", "\\|") for c in row] for row in rows]
         return "\n".join("| " + " | ".join(row) + " |" for row in (heads, ["---"] * len(heads), *cells))
 
-    parts = ["# What holds, and what does not", setting(results), table(HEADS, lines(results))]
+    parts = [f"# {TITLE}", setting(results), luck(results), table(HEADS, lines(results)), "## How to read this", *READING]
     for r in results:
         parts += [
             f"## {r.claim.title}",
             f"**{r.verdict}** · `{r.claim.name}` · {r.claim.source} · published: {r.claim.published}",
         ]
         parts += [f"To keep in mind: {r.claim.note}."] if r.claim.note else []
-        parts.append(table(("statement", "difference (95 % interval)", "status"), statements_of(r)))
-        parts.append(table(("who", "what", "mean ± standard error"), figures_of(r)))
+        parts.append(table(STATEMENT, statements_of(r)))
+        parts.append(table(FIGURE, figures_of(r)))
         parts.append(f"Settings: `{json.dumps(r.settings)}`")
     return "\n\n".join(parts) + "\n"
 
 
-def statements_of(result: Result) -> list[tuple[str, str, str]]:
+STATEMENT, FIGURE = ("statement", "tested as", "difference (95 % interval)", "status"), ("who", "what", "mean ± standard error")
+
+
+def statements_of(result: Result) -> list[tuple[str, str, str, str]]:
     out = []
     for j in result.judgements:
         metric = metric_of(result, j.statement.metric)
-        out.append((told(j.statement, metric), measured(j, metric), j.status))
+        out.append((told(j.statement, metric), j.statement.role, measured(j, metric), j.status))
     return out
+
+
+def _rows(rows: Sequence[tuple[str, np.ndarray]], title: str, log: bool, mean: str):
+    """A figure with a row of dots, one per seed, for every name, and over them a mean with its 95 % interval."""
+    import plotly.graph_objects as go
+
+    fig, names = go.Figure(), [name for name, _ in rows]
+    for name, v in rows:
+        v = v[np.isfinite(v)]
+        fig.add_scatter(x=v, y=[name] * len(v), mode="markers", marker={"color": "#2E8BC9", "opacity": 0.5, "size": 7},
+                        hovertemplate="%{x:.4g}<extra>one seed</extra>")  # fmt: skip
+        if not len(v):
+            continue
+        inner = np.log10(v) if log else v
+        middle, bars = inner.mean(), None
+        if len(v) >= LEAST:
+            low, high = interval(float(middle), float(inner.std(ddof=1) / math.sqrt(len(v))), len(v))
+            ends = (10**low, 10**middle, 10**high) if log else (low, middle, high)
+            bars = {"type": "data", "symmetric": False, "array": [ends[2] - ends[1]], "arrayminus": [ends[1] - ends[0]], "thickness": 2, "width": 7}
+        fig.add_scatter(x=[10**middle if log else middle], y=[name], error_x=bars, mode="markers", marker={"color": INK, "size": 9, "symbol": "diamond"},
+                        hovertemplate=f"{mean} %{{x:.4g}}<extra></extra>")  # fmt: skip
+    fig.update_layout(
+        **PLAIN, showlegend=False, height=90 + 32 * len(rows), margin={"l": 10, "r": 10, "t": 10, "b": 40},
+        xaxis={"title": {"text": title}, "type": "log" if log else "linear", "gridcolor": FAINT, "zeroline": False, "automargin": True,
+               **({"exponentformat": "power", "dtick": 1} if log else {})},
+        yaxis={"categoryorder": "array", "categoryarray": names[::-1], "automargin": True, "gridcolor": FAINT},
+    )  # fmt: skip
+    return fig
 
 
 def figure(result: Result, name: str):
     """All runs, and mean with 95 % interval, of one metric."""
-    import plotly.graph_objects as go
+    metric = metric_of(result, name)
+    rows = [(who, metric.unit * v) for (who, m), v in result.values.items() if m == name]
+    return _rows(rows, metric.title, metric.log, "geometric mean" if metric.log else "mean")
 
-    from rwp_edu.evidence.verdicts import LEAST, t_quantile
 
-    metric, rows = metric_of(result, name), [(who, v) for (who, m), v in result.values.items() if m == name]
-    fig, names = go.Figure(), [who for who, _ in rows]
-    for who, v in rows:
-        v = metric.unit * v[np.isfinite(v)]
-        fig.add_scatter(
-            x=v,
-            y=[who] * len(v),
-            mode="markers",
-            marker={"color": "#2E8BC9", "opacity": 0.3, "size": 7},
-            hovertemplate="%{x:.4g}<extra>one seed</extra>",
-        )
-        if len(v) >= LEAST and not metric.log:
-            reach = t_quantile(0.975, len(v) - 1) * v.std(ddof=1) / math.sqrt(len(v))
-            fig.add_scatter(x=[v.mean()], y=[who], error_x={"type": "data", "array": [reach], "thickness": 2, "width": 7}, mode="markers",
-                            marker={"color": "#222", "size": 8, "symbol": "diamond"}, hovertemplate="mean %{x:.4g}<extra></extra>")  # fmt: skip
-        elif metric.log and len(v):
-            fig.add_scatter(x=[10 ** np.log10(v).mean()], y=[who], mode="markers", marker={"color": "#222", "size": 8, "symbol": "diamond"},
-                            hovertemplate="geometric mean %{x:.3g}<extra></extra>")  # fmt: skip
-    fig.update_layout(
-        template="plotly_white", showlegend=False, height=110 + 32 * len(rows), margin={"l": 10, "r": 10, "t": 10, "b": 40},
-        xaxis={"title": {"text": metric.title}, "type": "log" if metric.log else "linear"},
-        yaxis={"categoryorder": "array", "categoryarray": names[::-1], "automargin": True},
-    )  # fmt: skip
+def differences(result: Result, name: str):
+    """The differences of all seeds, and their mean with its 95 % interval, of the statements about one metric; dotted where they are decided."""
+    metric = metric_of(result, name)
+    about = [s for s in result.claim.statements if s.metric == name]
+    log = about[0].log
+    rows = [(told(s, metric).partition(": ")[2], (1 if log else metric.unit) * s.differences(result.values)) for s in about]
+    title = f"{metric.noun}: " + ("log₁₀ of the ratio" if log else "difference" + (", points" if metric.unit == 100 else ""))
+    fig = _rows(rows, title, False, "mean difference")
+    for limit in {0.0 if s.relation != "=" else sign * metric.unit * s.margin for s in about for sign in (-1, 1)}:
+        fig.add_vline(x=limit, line={"color": INK, "dash": "dot", "width": 1.5})
     return fig
 
 
 def page(results: Sequence[Result]) -> str:
     """One self-contained HTML page."""
-    from plotly.io import to_html
-    from plotly.offline import get_plotlyjs
-
-    def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-        def cell(text: str) -> str:
-            style = f" class='v' style='color:{COLOURS[text]}'" if text in COLOURS else ""
-            return f"<td{style}>{html.escape(str(text))}</td>"
-
-        head = "".join(f"<th>{html.escape(h)}</th>" for h in heads)
-        return f"<table><tr>{head}</tr>" + "".join(f"<tr>{''.join(map(cell, row))}</tr>" for row in rows) + "</table>"
-
-    body = ["<h1>What holds, and what does not</h1>", f"<p>{html.escape(setting(results))}</p>"]
-    linked = [(f"#{r.claim.name}", *line[1:]) for r, line in zip(results, lines(results))]
-    summary = table(HEADS, linked)
-    for r in results:
-        summary = summary.replace(
-            f"<td>#{r.claim.name}</td>", f"<td><a href='#{r.claim.name}'>{html.escape(r.claim.title)}</a></td>", 1
-        )
-    body.append(summary)
+    body = [f"<p>{pages.text(setting(results))}</p>", f"<p>{pages.text(luck(results))}</p>"]
+    body.append("<span id='all'></span>" + pages.table(HEADS, lines(results), CLASSES, [r.claim.name for r in results]))
+    body += ["<details open><summary>How to read this</summary>", *(f"<p>{pages.text(line)}</p>" for line in READING), "</details>"]
     for r in results:
         c = r.claim
-        body.append(f"<h2 id='{c.name}'>{html.escape(c.title)}</h2><p><span class='v' style='color:{COLOURS[r.verdict]}'>{r.verdict}</span> · "
-                    f"{html.escape(c.source)} · published: {html.escape(c.published)}</p>")  # fmt: skip
-        body += [f"<p>To keep in mind: {html.escape(c.note)}.</p>"] if c.note else []
-        body.append(table(("statement", "difference (95 % interval)", "status"), statements_of(r)))
+        body.append(f"<h2 id='{c.name}'>{pages.text(c.title)}</h2><p><span class='{CLASSES[r.verdict]}'>{r.verdict}</span> · "
+                    f"{source(c.source)} · published: {pages.text(c.published)} · <code>{c.name}</code></p>")  # fmt: skip
+        body += [f"<p>To keep in mind: {pages.text(c.note)}.</p>"] if c.note else []
+        body += [pages.table(STATEMENT, statements_of(r), CLASSES), pages.table(FIGURE, figures_of(r), {})]
         for name in dict.fromkeys(s.metric for s in c.statements):
-            body.append(to_html(figure(r, name), full_html=False, include_plotlyjs=False, config={"displaylogo": False}))
-        body.append(
-            f"<details><summary>all settings</summary><pre>{html.escape(json.dumps(r.settings, indent=1))}</pre></details>"
-        )
-    head = f"<meta charset='utf-8'><title>What holds, and what does not</title><style>{STYLE}</style><script>{get_plotlyjs()}</script>"
-    return f"<!DOCTYPE html><html lang='en'><head>{head}</head><body>{''.join(body)}</body></html>"
+            body.append(pages.plot(differences(r, name), "Differences: every dot is a seed, the diamond their mean with its 95 % interval; dotted where the statement is decided."))
+            body.append(pages.plot(figure(r, name), "All runs: every dot is a seed, the diamond their mean with its 95 % interval."))
+        body.append(f"<details><summary>all settings</summary><pre>{pages.text(json.dumps(r.settings, indent=1))}</pre></details><p><a href='#all'>all claims</a></p>")
+    return pages.page(TITLE, body)
+
+
+def source(name: str) -> str:
+    """A source as HTML, with the address of a preprint."""
+    number = name.removeprefix("arXiv:")
+    return pages.text(name) if number == name else f"<a href='https://arxiv.org/abs/{pages.text(number)}'>{pages.text(name)}</a>"
 
 
 def to_dict(results: Sequence[Result]) -> dict[str, Any]:
@@ -224,12 +255,14 @@ def to_dict(results: Sequence[Result]) -> dict[str, Any]:
                 "title": r.claim.title,
                 "source": r.claim.source,
                 "published": r.claim.published,
+                "note": r.claim.note,
                 "verdict": r.verdict,
                 "quick": r.quick,
                 "seconds": r.seconds,
+                "expected_seconds": r.expected,
                 "settings": r.settings,
                 "statements": [
-                    {"statement": told(j.statement, metric_of(r, j.statement.metric)), "status": j.status, "mean": j.mean,
+                    {"statement": told(j.statement, metric_of(r, j.statement.metric)), "role": j.statement.role, "status": j.status, "mean": j.mean,
                      "standard_error": j.error, "low": j.low, "high": j.high, "seeds": j.seeds} for j in r.judgements
                 ],
                 "values": [{"who": who, "metric": name, "values": v.tolist()} for (who, name), v in r.values.items()],
@@ -239,11 +272,28 @@ def to_dict(results: Sequence[Result]) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def read(folder: str | Path) -> list[Result]:
+    """What :func:`write` has left in a folder, judged anew by the present table of claims. ``ValueError`` for what is no report, or is about
+    other claims."""
+    path = Path(folder) / "report.json"
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))["claims"]
+        out = []
+        for row in rows:
+            claim = CLAIMS[row["name"]]
+            values = {(v["who"], v["metric"]): np.array(v["values"], dtype=float) for v in row["values"]}
+            judged = tuple(judge(statement, values) for statement in claim.statements)
+            out.append(Result(claim, row["settings"], values, judged, row["seconds"], row["quick"]))
+        return out
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} cannot be read as a report ({error}): make one by rwp-edu reproduce --all --out {folder}") from error
+
+
 def write(results: Sequence[Result], folder: Path) -> list[Path]:
     """report.md, report.json and, where plotly is installed, report.html; each whole or not at all."""
     from importlib.util import find_spec
 
-    texts = {"report.md": markdown(results), "report.json": json.dumps(to_dict(results), indent=1)}
+    texts = {"report.md": markdown(results), "report.json": strict_json(to_dict(results))}
     if find_spec("plotly"):
         texts["report.html"] = page(results)
     out = []

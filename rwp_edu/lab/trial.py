@@ -1,4 +1,4 @@
-"""A published claim, tested live: one seed after another, the interval narrows until the statement holds, or does not."""
+"""A published claim, tested live on as many seeds as were asked for: one after another, and the interval narrows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rwp_edu.parameters import Parameter, Values
 from rwp_edu.problems import Metric
 from rwp_edu.settings import Settings
 
-MOST, STATEMENTS = 64, 5
+MOST, STATEMENTS = 64, 7
 BUDGETS = {"a quarter": 0.25, "half": 0.5, "as stated": 1.0, "twice": 2.0}
 STEPS = {"surface": 600, "radius": 400}  # where a claim does not say
 TABLE: dict[str, Parameter] = {
@@ -139,7 +139,7 @@ class Trial(Explorer):
                 fill="toself",
                 fillcolor="rgba(46,139,201,0.2)",
             ),
-            line(k, mean, "mean difference", colour, panel="2"),
+            line(k, mean, "mean difference", colour, panel="2", mode="lines+markers"),
             line([1, MOST], self._limits(statement, unit)[:1] * 2, "limit", figures.INK, "dot", "2", showlegend=False),
             line([1, MOST], self._limits(statement, unit)[1:] * 2, "other limit", figures.INK, "dot", "2", showlegend=False),
         ]
@@ -155,7 +155,7 @@ class Trial(Explorer):
         difference = (
             "log₁₀ of the ratio" if statement.log else "difference" + (" (points)" if metric and metric.unit == 100 else "")
         )
-        heads = (("Every seed", 0), ("The difference, seed by seed", 0.62))
+        heads = (("Every seed", 0), ("The mean difference as seeds come in", 0.62))
         return {
             "xaxis": {**AXIS, **titled(metric.title if metric else ""), "type": "log" if metric and metric.log else "linear", "domain": [0.0, 0.5], "autorange": True},
             "yaxis": {**AXIS, "tickvals": [-p for p in range(len(names))], "ticktext": names, "range": [-len(names) + 0.5, 0.5], "automargin": True},

@@ -2,7 +2,7 @@
 
 A problem of the batched engine is a class made for S seeds: ``layout`` (of the flat weights), ``init()`` (S, P), ``next(batches)`` before every update,
 ``gradients(points, groups)`` and ``measure(w)``, which gives a value (S,) for every metric; a curve that is not over time, such
-as a spectrum, is a method of that name that gives (S, N). ``state()`` and ``restore(state)`` keep the order of batches in checkpoints. Networks that are trained one after
+as a spectrum, is a method of that name that gives (S, N); ``validate(w)`` measures what is ``held_back``. ``state()`` and ``restore(state)`` keep the order of batches in checkpoints. Networks that are trained one after
 another are ``rwp_edu.problems.networks.Networks``.
 
 ``images`` has the bundled digits as pictures; the same row serves ``cifar10``, ``cifar100``, ``fashion-mnist`` and ``folder:PATH``, and
@@ -59,9 +59,12 @@ class Metric:
         return f"{self.unit * value:.{self.digits}f}{' %' if self.unit == 100 else ''}"
 
     def mean(self, values: np.ndarray, sign: bool = False) -> str:
-        """Mean ± standard error of values (S,), as text; where ``log`` the geometric mean, times or divided by its standard error."""
+        """Mean ± standard error of values (S,), as text; where ``log`` the geometric mean, times or divided by its standard error; ``-`` if
+        a value is not finite."""
         values = np.log10(values) if self.log else self.unit * values
         mean, error = values.mean(), values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else None
+        if not np.isfinite(mean):
+            return "-"
         if self.log:
             return self.shown(10**mean) + ("" if error is None else f" ×/÷ {10**error:.2f}")
         spread = "" if error is None else f" ± {error:.{self.digits}f}"
@@ -69,13 +72,15 @@ class Metric:
 
 
 PERTURBATION = Metric("perturbation", "size of the perturbation, ‖e‖ / ‖w‖", "perturbation", (0, 0.5, 0.25))
+VALIDATION = Metric("validation_accuracy", "validation accuracy, %", "validation accuracy", (60, 95, 5), 100.0, 1, high_is_good=True)
 
 
 @dataclass(frozen=True)
 class Problem:
     """A row of the table. ``make(settings, seeds, device, dtype)`` builds it; ``wrong(settings)`` says what does not fit together.
 
-    ``flatness`` are metrics that cost much more than an update: ``rwp_edu.flatness`` measures them, when asked for.
+    ``flatness`` are metrics that cost much more than an update: ``rwp_edu.flatness`` measures them, when asked for. ``held_back`` are
+    metrics on data that neither train nor test, measured once, after the last update; the first of them chooses settings.
     ``here`` has what common settings have in other ways: ``{"lr": {"default": 0.01}}``. The first metric decides who leads.
     ``pins`` are values for single methods that no common setting moves. ``engine`` is how its networks are trained. ``truth(problem)`` gives what the truth has of some metrics and profiles, if there is one.
     """
@@ -91,6 +96,7 @@ class Problem:
     pins: Mapping[str, Mapping[str, Any]] = field(default_factory=lambda: MappingProxyType({}))
     profiles: tuple[Metric, ...] = ()
     flatness: tuple[Metric, ...] = ()
+    held_back: tuple[Metric, ...] = ()
     wrong: Callable[[Any], str] = lambda settings: ""
     truth: Callable[[Any], dict[str, Tensor]] = lambda problem: {}
     engine: str = "batched"
@@ -108,7 +114,7 @@ class Problem:
     @property
     def measured(self) -> tuple[Metric, ...]:
         """All that a record has per run."""
-        return (*self.metrics, *self.flatness, PERTURBATION)
+        return (*self.metrics, *self.flatness, *self.held_back, PERTURBATION)
 
     def metric(self, name: str) -> Metric:
         return next(m for m in (*self.measured, *self.profiles) if m.name == name)
@@ -144,6 +150,7 @@ PROBLEMS: dict[str, Problem] = {
                 Metric("top_eigenvalue", "largest eigenvalue of the Hessian", "largest eigenvalue", (0, 5, 1)),
                 Metric("rise", "rise of the training loss under noise, filter-wise σ = 0.1", "rise", (0, 0.5, 0.25)),
             ),
+            held_back=(VALIDATION,),
             panels=("test_accuracy", "train_loss", "wrong_labels_learnt", "perturbation"),
             methods=("sgd", "sam", "rwp", "m-rwp", "nso"),
             parameters=(
@@ -184,6 +191,7 @@ PROBLEMS: dict[str, Problem] = {
                 Metric("rise", "rise of the training loss under noise, filter-wise σ = 0.1", "rise", (0, 1.0, 0.25)),
                 Metric("pac_bayes", "PAC-Bayes value √(tr H ‖w - w₀‖² / n)", "PAC-Bayes value", (0, 20, 5), digits=1),
             ),
+            held_back=(VALIDATION,),
             panels=("test_accuracy", "train_loss", "wrong_labels_learnt", "distance"),
             methods=("sgd", "sam", "rwp", "m-rwp", "nso"),
             parameters=(

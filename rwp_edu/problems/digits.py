@@ -79,10 +79,10 @@ class Digits(Labelled):
         chosen, tested = [o[-POOL:][:train] for o in order], [o[:TEST] for o in order]
         clean = torch.stack([labels[c] for c in chosen])
         given = torch.stack([mislabelled(own, s, label_noise, POOL, 10) for s, own in zip(seeds, clean)])
-        test = torch.stack([images[o] for o in tested]), torch.stack([labels[o] for o in tested])
-        super().__init__(
-            seeds, MLP((64, width, 10)), torch.stack([images[c] for c in chosen]), clean, given, test, batch, device
-        )
+        held = [o[TEST : TEST + VALIDATION] for o in order]
+        test, validation = ((torch.stack([images[o] for o in own]), torch.stack([labels[o] for o in own])) for own in (tested, held))
+        x = torch.stack([images[c] for c in chosen])
+        super().__init__(seeds, MLP((64, width, 10)), x, clean, given, test, batch, device, validation)
 
     def init(self) -> Tensor:
         """Initial weights (S, P)."""

@@ -68,17 +68,19 @@ class FineTuning(Labelled):
         images, labels = standardised()
         images = images.to(dtype)
         places = [torch.nonzero(labels == KNOWN + c).flatten() for c in range(KNOWN)]
-        train, test = [], []
+        train, test, held = [], [], []
         for s in seeds:
             g = generator(s, "split")
             mixed = [own[torch.randperm(len(own), generator=g)] for own in places]
             train.append(torch.stack([own[:shots] for own in mixed], 1).flatten())
+            held.append(torch.cat([own[POOL : POOL + VALIDATION] for own in mixed]))
             test.append(torch.cat([own[POOL + VALIDATION :] for own in mixed]))
-        train, test = torch.stack(train), torch.stack(test)
+        train, test, held = torch.stack(train), torch.stack(test), torch.stack(held)
         clean = labels[train] - KNOWN
         given = torch.stack([mislabelled(own, s, label_noise, POOL * KNOWN, KNOWN) for s, own in zip(seeds, clean)])
         network = MLP((64, width, width, KNOWN), "tanh")
-        super().__init__(seeds, network, images[train], clean, given, (images[test], labels[test] - KNOWN), batch, device)
+        tested, validation = ((images[own], labels[own] - KNOWN) for own in (test, held))
+        super().__init__(seeds, network, images[train], clean, given, tested, batch, device, validation)
         self.start = self._with_new_heads(pretrained(self.seeds, width).to(dtype)).to(self.device)
 
     def _with_new_heads(self, w: Tensor) -> Tensor:

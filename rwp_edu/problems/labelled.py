@@ -51,11 +51,13 @@ class Labelled:
         test: tuple[Tensor, Tensor],
         batch: int,
         device: torch.device | str,
+        validation: tuple[Tensor, Tensor] | None = None,
     ):
         self.seeds, self.device, self.dtype = tuple(seeds), torch.device(device), images.dtype
         self.network, self.layout = network, network.layout
         self.train_x, self.train_y, self.wrong = (t.to(self.device) for t in (images, given, given != clean))
         self.test_x, self.test_y = (t.to(self.device) for t in test)
+        self.validation_x, self.validation_y = (t.to(self.device) for t in validation or (images[:, :0], given[:, :0]))
         n = images.shape[1]
         self._streams = [[Batches(n, batch, generator(s, "batches", str(number))) for s in self.seeds] for number in range(2)]
         self._current: dict[int, tuple[Tensor, Tensor]] = {}
@@ -107,6 +109,11 @@ class Labelled:
             for stream, (known, left) in zip(streams, kept, strict=True):
                 stream.generator.set_state(known)
                 stream.left = left
+
+    def validate(self, w: Tensor) -> dict[str, Tensor]:
+        """The accuracy (S,) at weights (S, P) on images that neither train nor test: settings are chosen by it. NaN if there are none."""
+        correct = self.network.logits(w, self.validation_x).argmax(-1) == self.validation_y
+        return {"validation_accuracy": correct.to(self.dtype).mean(1)}
 
     def measure(self, w: Tensor) -> dict[str, Tensor]:
         """Metrics (S,) at weights (S, P): mean training loss (nats, with the given labels), accuracy on the test images

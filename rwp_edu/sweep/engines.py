@@ -8,7 +8,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import socket
+import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -16,10 +21,11 @@ from typing import Any
 from rwp_edu.parameters import unknown
 
 Answers = Iterator[tuple[int, dict[str, Any]]]
+Heard = Callable[[float], None]
 
 
-def work(task: str) -> dict[str, Any]:
-    """The record of a run as plain values, or ``{"failed": ...}`` with what went wrong.
+def work(task: str, heard: Heard = lambda part: None) -> dict[str, Any]:
+    """The record of a run as plain values, or ``{"failed": ...}`` with what went wrong; ``heard`` is told which part is done.
 
     >>> sorted(work('{"problem": "digits", "seeds": 1, "steps": 1, "methods": ["sgd"]}'))[:2]
     ['diverged', 'gradient_evaluations']
@@ -32,7 +38,9 @@ def work(task: str) -> dict[str, Any]:
     keep_freed_memory()
     try:
         run = Run(Settings.from_json(task))
-        run.advance(run.settings.steps)
+        while not run.finished:
+            run.advance(max(1, run.settings.steps // 50))
+            heard(run.updates / run.settings.steps)
         if not run.record.rows or run.record.rows[-1]["updates"] != run.updates:
             run.write()
         return run.record.to_dict()
@@ -40,24 +48,30 @@ def work(task: str) -> dict[str, Any]:
         return {"failed": f"{type(error).__name__}: {' '.join(str(error).split())}"}
 
 
-def _alone() -> None:
-    """In a worker: Ctrl-C is for the process that waits."""
+def _worker(parent: int) -> None:
+    """In a worker: Ctrl-C is for the process that waits, and who has lost it, by ``kill -9`` for example, ends too."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
+    def follow() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)
 
-def batched(tasks: Sequence[str], workers: int, address: str | None) -> Answers:
-    """One task after another, here."""
+    threading.Thread(target=follow, daemon=True).start()
+
+
+def batched(tasks: Sequence[str], workers: int, address: str | None, heard: Heard) -> Answers:
+    """One task after another, here; ``heard`` is told which part of the present one is done."""
     for i, task in enumerate(tasks):
-        yield i, work(task)
+        yield i, work(task, heard)
 
 
-def processes(tasks: Sequence[str], workers: int, address: str | None) -> Answers:
+def processes(tasks: Sequence[str], workers: int, address: str | None, heard: Heard) -> Answers:
     """As many processes as ``workers``, by joblib (loky)."""
     from joblib import Parallel, delayed
 
-    pool = Parallel(
-        workers, backend="loky", initializer=_alone, batch_size=1, pre_dispatch="all", return_as="generator_unordered"
-    )
+    own = {"initializer": _worker, "initargs": (os.getpid(),)}
+    pool = Parallel(workers, backend="loky", batch_size=1, pre_dispatch="all", return_as="generator_unordered", **own)
     found = pool(delayed(_numbered)(i, task) for i, task in enumerate(tasks))
     try:
         yield from found
@@ -69,16 +83,29 @@ def _numbered(i: int, task: str) -> tuple[int, dict[str, Any]]:
     return i, work(task)
 
 
-def on_ray(tasks: Sequence[str], workers: int, address: str | None) -> Answers:
-    """The cluster at ``address``, where rwp_edu must be installed too; without one a local cluster of ``workers`` processes."""
+def _reach(address: str) -> None:
+    """``OSError`` at once if nothing listens at host:port; Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def on_ray(tasks: Sequence[str], workers: int, address: str | None, heard: Heard) -> Answers:
+    """The cluster at ``address``, where rwp_edu must be installed too; without one a local cluster of ``workers`` processes, whose files
+    are gone when it is."""
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    mine = not ray.is_initialized()
-    if mine:
-        where = {"address": address} if address else {"num_cpus": workers, "include_dashboard": False}
-        ray.init(**where, log_to_driver=False, logging_level="error")
+    mine, short = not ray.is_initialized(), "/tmp" if os.path.isdir("/tmp") else None  # paths of sockets must be short
+    folder = tempfile.mkdtemp(prefix="rwp_ray_", dir=short)
     try:
+        if mine:
+            local = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": folder}
+            try:
+                _reach(address or "")
+                ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="error")
+            except OSError as error:
+                raise ValueError(f"no Ray cluster answers at {address}: give the address that `ray start --head` printed") from error
         remote = ray.remote(num_cpus=1)(work)
         waiting = {remote.remote(task): i for i, task in enumerate(tasks)}
         try:
@@ -96,9 +123,10 @@ def on_ray(tasks: Sequence[str], workers: int, address: str | None) -> Answers:
     finally:
         if mine:
             ray.shutdown()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
-ENGINES: dict[str, Callable[[Sequence[str], int, str | None], Answers]] = {
+ENGINES: dict[str, Callable[[Sequence[str], int, str | None, Heard], Answers]] = {
     "batched": batched,
     "processes": processes,
     "ray": on_ray,

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import math
 import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rwp_edu import __version__, problems
+from rwp_edu.parameters import strict_json
+from rwp_edu.problems import Metric
 from rwp_edu.sweep.plan import Point
 from rwp_edu.training import Record
 
@@ -51,9 +52,22 @@ class Row:
         return int((self.record.diverged[self.entrant] >= 0).sum())
 
 
-def _mean(values: np.ndarray, log: bool) -> float:
+def mean_of(metric: Metric, values: np.ndarray) -> float:
+    """The mean over seeds of a metric, of its decimal logarithm where it is shown in powers of ten."""
     with np.errstate(divide="ignore", invalid="ignore"):
-        return float(np.log10(values).mean() if log else values.mean())
+        return float(np.log10(values).mean() if metric.log else values.mean())
+
+
+class Look(NamedTuple):
+    """One of the two looks at a setting, the one that chooses and the one that reports: a metric on some of the seeds."""
+
+    metric: Metric
+    seeds: slice
+    title: str
+
+    def at(self, row: Row) -> np.ndarray:
+        """What it sees of a finished setting: a value per seed."""
+        return row.last(self.metric.name)[self.seeds]
 
 
 @dataclass
@@ -70,40 +84,37 @@ class Sweep:
         return [row for row in self.rows if row.record is not None]
 
     @property
-    def halves(self) -> tuple[slice, slice]:
-        """The seeds that choose and those that report; with a validation metric all do both."""
-        n = self.rows[0].point.settings.seeds
-        return (slice(0, n), slice(0, n)) if self.chooses_by else (slice(0, n // 2), slice(n // 2, n))
+    def looks(self) -> tuple[Look, Look]:
+        """What chooses and what reports: validation and test data of all seeds, or, where nothing is held back, one half of the seeds each."""
+        row, s = problems.get(self.problem), self.rows[0].point.settings
+        if row.held_back:
+            return tuple(Look(metric, slice(0, s.seeds), metric.noun) for metric in (row.held_back[0], row.score))
+        half = s.seeds // 2
 
-    @property
-    def chooses_by(self) -> str:
-        """The validation metric of the problem, if there is one."""
-        return next((m.name for m in problems.get(self.problem).metrics if m.name.startswith("validation")), "")
+        def part(low: int, high: int) -> Look:
+            told = "no seed" if high == low else f"seed {s.seed + low}" if high == low + 1 else f"seeds {s.seed + low} to {s.seed + high - 1}"
+            return Look(row.score, slice(low, high), f"{row.score.noun}, {told}")
+
+        return part(0, half), part(half, s.seeds)
 
     @property
     def rule(self) -> str:
         """How settings are chosen, in words."""
-        choose, report = self.halves
-        if self.chooses_by:
-            return f"chosen by {self.chooses_by}, reported on test"
-        if not choose.stop:
+        choose, report = self.looks
+        if not choose.seeds.stop:
             return "one seed: nothing can be chosen honestly; take 2 seeds at least"
-        first = self.rows[0].point.settings.seed
-        return (
-            f"chosen on seeds {first} to {first + choose.stop - 1}, reported on seeds {first + report.start} to {first + report.stop - 1}, "
-            "which had no part in the choice"
-        )
+        return f"chosen by {choose.title}, reported by {report.title}, which had no part in the choice"
 
     def chosen(self) -> dict[str, Row]:
-        """For every method the best setting, by the seeds or the metric that choose; a setting with a diverged run only if all have."""
-        score, (seeds, _) = problems.get(self.problem).score, self.halves
-        name, sign = self.chooses_by or score.name, 1 if score.high_is_good else -1
+        """For every method the best setting by the look that chooses; one with a diverged run only if all have."""
+        choose, _ = self.looks
+        sign = 1 if choose.metric.high_is_good else -1
 
         def rank(row: Row) -> tuple[bool, float]:
-            value = sign * _mean(row.last(name)[seeds], score.log)
+            value = sign * mean_of(choose.metric, choose.at(row))
             return not row.diverged, value if math.isfinite(value) else -math.inf
 
-        if not seeds.stop:
+        if not choose.seeds.stop:
             return {}
         names = dict.fromkeys(row.point.method for row in self.finished)
         return {m: max((row for row in self.finished if row.point.method == m), key=rank) for m in names}
@@ -119,8 +130,8 @@ class Sweep:
         ]
 
     def results(self) -> list[dict[str, Any]]:
-        """One row per setting, as plain values: the score on the seeds that choose and on those that report."""
-        score, (choose, report) = problems.get(self.problem).score, self.halves
+        """One row per setting, as plain values: mean and standard error of what chooses and of what reports, and the score of every seed."""
+        score, looks = problems.get(self.problem).score, dict(zip(("chooses", "reports"), self.looks))
         best = [id(row) for row in self.chosen().values()]
         out = []
         for row in self.rows:
@@ -128,22 +139,21 @@ class Sweep:
             status = "failed" if row.failed else "finished" if row.record else "not run"
             told |= {"status": status, "why": row.failed, "chosen": id(row) in best}
             if row.record is not None:
-                values, e = row.last(score.name), row.entrant
                 told["diverged"] = row.diverged
-                told["gradient_evaluations"] = float(row.record.rows[-1]["gradient_evaluations"][e])
-                told["seconds"] = float(row.record.rows[-1]["seconds"][e])
-                for half, part in (("chooses", choose), ("reports", report)):
-                    own = values[part]
-                    told[f"{half}_mean"] = float(own.mean()) if len(own) else None
-                    told[f"{half}_se"] = float(own.std(ddof=1) / math.sqrt(len(own))) if len(own) > 1 else None
-                told["values"] = values.tolist()
+                told["gradient_evaluations"] = float(row.record.rows[-1]["gradient_evaluations"][row.entrant])
+                told["seconds"] = float(row.record.rows[-1]["seconds"][row.entrant])
+                for name, look in looks.items():
+                    own = look.at(row)
+                    told[f"{name}_mean"] = float(own.mean()) if len(own) else None
+                    told[f"{name}_se"] = float(own.std(ddof=1) / math.sqrt(len(own))) if len(own) > 1 else None
+                told["values"] = row.last(score.name).tolist()
             out.append(told)
         return out
 
     def to_dict(self) -> dict[str, Any]:
-        score = problems.get(self.problem).score.name
-        return {"version": __version__, "problem": self.problem, "grid": self.grid, "score": score, "selection": self.rule,
-                "interrupted": self.interrupted, "results": self.results()}  # fmt: skip
+        score, (chooses, _) = problems.get(self.problem).score.name, self.looks
+        return {"version": __version__, "problem": self.problem, "grid": self.grid, "score": score, "chooses": chooses.metric.name,
+                "selection": self.rule, "interrupted": self.interrupted, "results": self.results()}  # fmt: skip
 
     def save(self, folder: Path) -> list[Path]:
         """results.csv, sweep.json and, where plotly is installed, sweep.html; each whole or not at all."""
@@ -152,7 +162,7 @@ class Sweep:
         writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
         writer.writeheader()
         writer.writerows(rows)
-        texts = {"results.csv": text.getvalue(), "sweep.json": json.dumps(self.to_dict(), indent=1)}
+        texts = {"results.csv": text.getvalue(), "sweep.json": strict_json(self.to_dict())}
         if find_spec("plotly"):
             from rwp_edu.sweep.figures import page
 

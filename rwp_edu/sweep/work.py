@@ -15,11 +15,12 @@ from rwp_edu.training import Record
 
 
 def _kept(folder: Path) -> Iterator[Record]:
-    """The records in a folder; a file that is not one is left alone."""
+    """The records in a folder that this version has made; a file that is none is left alone."""
     for path in sorted(folder.glob("run-*.json")):
         try:
-            yield Record.load(path)
-        except (ValueError, OSError):
+            if json.loads(path.read_text(encoding="utf-8"))["version"] == __version__:
+                yield Record.load(path)
+        except (ValueError, KeyError, TypeError, OSError):
             continue
 
 
@@ -32,7 +33,7 @@ def sweep(
     workers: int | None = None,
     address: str | None = None,
     out: str | Path | None = None,
-    told: Callable[[int, int], None] = lambda done, all_of_them: None,
+    told: Callable[[float, int], None] = lambda done, all_of_them: None,
     **common: Any,
 ) -> Sweep:
     """Run what has not been run of a grid, and say what came of all of it.
@@ -40,7 +41,7 @@ def sweep(
     ``methods`` and ``common`` (``seeds=8``, ``steps=400``, ...) are settings as in ``rwp_edu.settings.Settings``; ``grid`` names
     parameters with the values to combine. With ``out``, each finished group is written there at once, under a hash of its settings and the version, and what is
     there is not run again, also if the grid has grown; a setting that failed is tried again. After Ctrl-C the sweep holds what is
-    finished, with ``interrupted``. ``told(done, of)`` counts settings.
+    finished, with ``interrupted``. ``told(done, of)`` counts settings, with fractions where the engine can tell.
 
     Engines: ``batched`` (here), ``processes`` (joblib; ``workers`` of them), ``ray`` (a cluster at ``address``, or a local one).
 
@@ -83,14 +84,22 @@ def _run(
     address: str | None,
     folder: Path | None,
     found: Sweep,
-    told: Callable[[int, int], None],
+    told: Callable[[float, int], None],
 ) -> list[list[Point]]:
     """Run groups and keep what they give; groups of several settings that failed are returned, to be run one by one."""
     broken = []
     if not wanted:
         return broken
-    settings = [settings_of(group) for group in wanted]
-    for i, answer in ENGINES[engine](tasks_of(settings), workers, address):
+    settings, answered = [settings_of(group) for group in wanted], 0
+
+    def done() -> int:
+        return sum(row.record is not None or bool(row.failed) for row in found.rows)
+
+    def heard(part: float) -> None:
+        told(done() + part * len(wanted[answered]), len(found.rows))
+
+    for i, answer in ENGINES[engine](tasks_of(settings), workers, address, heard):
+        answered += 1
         if "failed" in answer:
             broken += [wanted[i]] * (len(wanted[i]) > 1)
             for point in wanted[i] * (len(wanted[i]) == 1):
@@ -99,5 +108,5 @@ def _run(
             if folder:
                 whole(folder / f"run-{digest(settings[i].to_dict())}.json", json.dumps({"version": __version__, **answer}))
             _fill(rows, Record.from_dict(answer))
-        told(sum(row.record is not None or bool(row.failed) for row in found.rows), len(found.rows))
+        told(done(), len(found.rows))
     return sorted(broken, key=lambda group: group[0].key)
