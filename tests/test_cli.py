@@ -220,6 +220,11 @@ def test_ctrl_c_keeps_what_there_is(call, tmp_path, monkeypatch, as_json):
     assert (tmp_path / "results.csv").read_text().count("\n") == 3
 
 
+def hears_ctrl_c():
+    """A shell starts what runs in its background deaf to Ctrl-C, and so are its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_a_real_ctrl_c(tmp_path):
     command = [
         sys.executable,
@@ -234,7 +239,7 @@ def test_a_real_ctrl_c(tmp_path):
         "--out",
         str(tmp_path),
     ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=hears_ctrl_c) as process:
         shown = ""
         while not re.search(r"[1-9]\d*/100000", shown):
             shown += process.stderr.read(1) or pytest.fail(shown)

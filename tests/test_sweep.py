@@ -225,8 +225,9 @@ def stopped(folder, how):
     status. With kill -9 it has workers."""
     workers = ["--engine", "processes", "--workers", "2"] if how == signal.SIGKILL else []
     process = subprocess.Popen(
-        [*COMMAND, *LONG, *workers, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+        [*COMMAND, *LONG, *workers, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell runs in its background is deaf to Ctrl-C
+    )  # fmt: skip
     for _ in range(4000):
         if list(folder.glob("run-*.json")) or process.poll() is not None:
             break
