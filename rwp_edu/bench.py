@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from rwp_edu import rivals, side_by_side
+from rwp_edu import checkpoints, rivals, side_by_side
 from rwp_edu.batched import Group, update
 from rwp_edu.descent import Descent
 from rwp_edu.methods import METHODS, PARAMETERS
@@ -229,6 +229,22 @@ STEP_GOALS = {
 }
 
 
+def kept(stack: ExitStack) -> tuple[Measurement, Measurement]:
+    """CPU milliseconds of 100 updates of a residual CNN by SGD and m-RWP, with a checkpoint, the record and the networks written at their end, and
+    without."""
+    folder = Path(stack.enter_context(TemporaryDirectory()))
+
+    def trained(save: bool) -> None:
+        run = Run(Settings("images", methods="sgd,m-rwp", seeds=1, steps=100, record_every=50))
+        run.advance(100)
+        if save:
+            checkpoints.save(run, folder)
+            run.record.save(folder / "record.json")
+            checkpoints.save_networks(run, folder)
+
+    return tuple(lambda save=save: seconds_of(lambda: trained(save)) * 1e3 for save in (True, False))
+
+
 def trajectories() -> tuple[Measurement, Measurement]:
     """CPU microseconds per update of 1,000 trajectories of RWP on a surface: by autograd in a plain loop, and by ``Descent``."""
     starts, scale, lr = grid(SHARP_AND_WIDE.view, 40, 25), 0.2, 0.01
@@ -430,6 +446,16 @@ def screen(stack: ExitStack) -> tuple[Measurement, Measurement]:
 
 
 ROWS = (
+    Row(
+        "checkpoints and records",
+        "100 updates of a residual CNN by two methods, then a checkpoint, the record and the networks on the disk",
+        "the same, kept in memory",
+        "ms",
+        "CPU time, on one thread",
+        "<= 1.02",
+        7,
+        kept,
+    ),
     Row(
         "40 runs at once, against plain SGD",
         "torch.optim.SGD, one run after another: one gradient per update",
