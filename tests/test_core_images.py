@@ -73,7 +73,7 @@ def test_both_engines_train_alike(monkeypatch):
     plain.advance(5)
     plain.set(sigma=0.07, lr=0.05)
     plain.advance(3)
-    row = dataclasses.replace(problems.PROBLEMS["digits"], make=AsModules, engine="one by one")
+    row = dataclasses.replace(problems.PROBLEMS["digits"], make=AsModules, engine="one by one", held_back=())
     monkeypatch.setitem(problems.PROBLEMS, "digits", row)
     run = Run(settings, "cpu", torch.float64)
     run.advance(5)
