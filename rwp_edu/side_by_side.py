@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -184,7 +185,8 @@ class Team:
         for process in self._processes:
             process.kill()
             process.wait()
-            process.stdin.close()
+            with suppress(OSError):  # what it has not read is of no use any more
+                process.stdin.close()
         for file in self._errors:
             file.close()
         self._home.cleanup()
