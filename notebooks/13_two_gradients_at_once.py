@@ -115,8 +115,8 @@ for way in WAYS:
 print(disturbed(samples))
 
 # %% [markdown]
-# On a quiet machine expect about 0.6 against SAM on *one* core, and a little less than 1 against SAM on *both*: two threads that share every layer lose some
-# time at each of them, two processes meet once per round. Both do the same two gradients of work on the same two cores, so half is out of reach.
+# On a quiet machine expect 0.55 to 0.65 against SAM on *one* core, and about 1 against SAM on *both*: two threads that share every layer lose some time at each of
+# them, two processes share the caches and meet once per round. Both do the same two gradients of work on the same two cores, so half is out of reach.
 #
 # ## One scale up: the real thing
 #

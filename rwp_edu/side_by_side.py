@@ -9,6 +9,7 @@ the whole factor of two is against a method that leaves the second worker idle.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -185,7 +186,7 @@ class Team:
         for process in self._processes:
             process.kill()
             process.wait()
-            with suppress(OSError):  # what it has not read is of no use any more
+            with contextlib.suppress(OSError):  # what it was asked last may still lie there
                 process.stdin.close()
         for file in self._errors:
             file.close()
