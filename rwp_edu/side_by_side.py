@@ -9,7 +9,6 @@ the whole factor of two is against a method that leaves the second worker idle.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -186,7 +185,7 @@ class Team:
         for process in self._processes:
             process.kill()
             process.wait()
-            with contextlib.suppress(OSError):  # what it was asked last may still lie there
+            with suppress(OSError):  # what it was asked last may still lie there
                 process.stdin.close()
         for file in self._errors:
             file.close()
