@@ -77,7 +77,10 @@ def optimum(
 
 
 def surface(seeds: int, first: int, methods: Sequence[str], radius: float, steps: int = 600) -> Found:
-    """The fraction of 81 runs per seed, started around the sharp minimum of the surface *sharp and wide*, that end in its basin."""
+    """The fraction of 81 runs per seed, started around the sharp minimum of the surface *sharp and wide*, that end in its basin.
+
+    All seeds are advanced as one tensor and share a stream of noise, which is the same for every method.
+    """
     from rwp_edu.descent import Descent
     from rwp_edu.problems.basins import basin_of, minima
     from rwp_edu.problems.surfaces import SHARP_AND_WIDE
@@ -88,14 +91,11 @@ def surface(seeds: int, first: int, methods: Sequence[str], radius: float, steps
     out: Found = {}
     for who in methods:
         name, factor = longer(who)
-        shares = []
-        for seed in range(first, first + seeds):
-            own = {"rho": radius} if name == "sam" else {} if name == "sgd" else {"sigma": radius, "kind": "isotropic"}
-            run = Descent(SHARP_AND_WIDE, name, starts, lr=0.01, gradient_noise=1.0, seed=seed, **own)
-            with one_thread():
-                run.advance(factor * steps)
-            shares.append((basin_of(SHARP_AND_WIDE, run.w) == sharp).double().mean().item())
-        out[who, "sharp"] = np.array(shares)
+        own = {"rho": radius} if name == "sam" else {} if name == "sgd" else {"sigma": radius, "kind": "isotropic"}
+        run = Descent(SHARP_AND_WIDE, name, starts.repeat(seeds, 1), lr=0.01, gradient_noise=1.0, seed=first, **own)
+        with one_thread():
+            run.advance(factor * steps)
+        out[who, "sharp"] = (basin_of(SHARP_AND_WIDE, run.w) == sharp).view(seeds, -1).double().mean(1).numpy()
     return out
 
 
@@ -192,12 +192,12 @@ def update_variance(seeds: int, first: int, methods: Sequence[str], draws: int, 
             group = Group(chosen.entrants[0].method, {}, [generator(seed, "noise") for seed in range(first, first + seeds)])
             group.settings = group.hyper = chosen.of(chosen.entrants[0])
             seen, square = torch.zeros_like(w), torch.zeros(len(w))
-            for _ in range(draws):
-                run.problem.next(2)
-                with torch.no_grad(), one_thread():
+            with torch.no_grad(), one_thread():
+                for _ in range(draws):
+                    run.problem.next(2)
                     (g,) = update([w], [group], run.problem.layout, run.problem.gradients, False)
-                seen += g
-                square += g.square().sum(1)
+                    seen += g
+                    square += g.square().sum(1)
             total[name] = (square / draws - (seen / draws).square().sum(1)) * draws / (draws - 1)
         run.problem.restore(state)
         for name in methods:

@@ -18,6 +18,7 @@ from rwp_edu.lab.strokes import AXIS, dots, line, titled
 from rwp_edu.parameters import Parameter, Values
 from rwp_edu.problems import Metric
 from rwp_edu.settings import Settings
+from rwp_edu.training import one_thread
 
 MOST, STATEMENTS = 64, 7
 BUDGETS = {"a quarter": 0.25, "half": 0.5, "as stated": 1.0, "twice": 2.0}
@@ -81,7 +82,8 @@ class Trial(Explorer):
     def work(self) -> bool:
         missing = [seed for seed in self._seeds if seed not in self._found]
         if missing:
-            self._found[missing[0]] = EXPERIMENTS[self.claim.experiment](1, missing[0], **self.settings)
+            with one_thread():
+                self._found[missing[0]] = EXPERIMENTS[self.claim.experiment](1, missing[0], **self.settings)
         return len(missing) > 1
 
     @property
