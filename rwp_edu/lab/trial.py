@@ -157,7 +157,7 @@ class Trial(Explorer):
         difference = (
             "log₁₀ of the ratio" if statement.log else "difference" + (" (points)" if metric and metric.unit == 100 else "")
         )
-        heads = (("Every seed", 0), ("The mean difference as seeds come in", 0.62))
+        heads = (("Every seed", 0), ("Mean difference, by seeds", 0.62))
         return {
             "xaxis": {**AXIS, **titled(metric.title if metric else ""), "type": "log" if metric and metric.log else "linear", "domain": [0.0, 0.5], "autorange": True},
             "yaxis": {**AXIS, "tickvals": [-p for p in range(len(names))], "ticktext": names, "range": [-len(names) + 0.5, 0.5], "automargin": True},
