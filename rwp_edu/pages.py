@@ -8,7 +8,7 @@ from typing import Any
 
 STYLE = """:root{color-scheme:light dark;--ink:#222;--page:#fff;--rule:#ddd;--soft:#f4f4f4;--link:#0b62a8;--good:#1b7f4b;--part:#8a5d00;--bad:#b3261e;--open:#616161}
 @media (prefers-color-scheme:dark){:root{--ink:#ddd;--page:#161616;--rule:#3a3a3a;--soft:#222;--link:#7fbdf0;--good:#5fc48d;--part:#e0b04a;--bad:#f2887f;--open:#a5a5a5}}
-body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:var(--ink);background:var(--page)}
+body{font:16px/1.5 system-ui,sans-serif;max-width:66rem;margin:2rem auto;padding:0 1rem;color:var(--ink);background:var(--page)}
 a{color:var(--link)}h2{margin-top:3rem}.wide{overflow-x:auto}table{border-collapse:collapse;margin:.5rem 0}
 td,th{padding:.25rem .7rem;border-bottom:1px solid var(--rule);text-align:left;vertical-align:top}td:first-child{min-width:11rem}
 .good,.part,.bad,.open{font-weight:600;white-space:nowrap}.good{color:var(--good)}.part{color:var(--part)}.bad{color:var(--bad)}.open{color:var(--open)}

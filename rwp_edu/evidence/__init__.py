@@ -15,6 +15,7 @@ from rwp_edu.evidence.claims import CLAIMS, Claim
 from rwp_edu.evidence.experiments import EXPERIMENTS, Found
 from rwp_edu.evidence.verdicts import LEAST, Judgement, judge, verdict
 from rwp_edu.parameters import unknown
+from rwp_edu.training import one_thread
 
 SEEDS, QUICK_SEEDS, FIRST = 32, 6, 1000
 
@@ -65,7 +66,8 @@ def check(claim: Claim, seeds: int | None = None, first: int = FIRST, quick: boo
         raise ValueError(f"seeds must be a whole number from 1 to 256 ({LEAST} are needed for a verdict), got {seeds!r}")
     settings = {**claim.settings, **(claim.quick if quick else {})}
     began = perf_counter()
-    values = EXPERIMENTS[claim.experiment](seeds, first, **settings)
+    with one_thread():
+        values = EXPERIMENTS[claim.experiment](seeds, first, **settings)
     judgements = tuple(judge(statement, values) for statement in claim.statements)
     return Result(
         claim,

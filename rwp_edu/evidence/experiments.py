@@ -192,12 +192,12 @@ def update_variance(seeds: int, first: int, methods: Sequence[str], draws: int, 
             group = Group(chosen.entrants[0].method, {}, [generator(seed, "noise") for seed in range(first, first + seeds)])
             group.settings = group.hyper = chosen.of(chosen.entrants[0])
             seen, square = torch.zeros_like(w), torch.zeros(len(w))
-            for _ in range(draws):
-                run.problem.next(2)
-                with torch.no_grad(), one_thread():
+            with torch.no_grad(), one_thread():
+                for _ in range(draws):
+                    run.problem.next(2)
                     (g,) = update([w], [group], run.problem.layout, run.problem.gradients, False)
-                seen += g
-                square += g.square().sum(1)
+                    seen += g
+                    square += g.square().sum(1)
             total[name] = (square / draws - (seen / draws).square().sum(1)) * draws / (draws - 1)
         run.problem.restore(state)
         for name in methods:

@@ -195,7 +195,7 @@ def _rows(rows: Sequence[tuple[str, np.ndarray]], title: str, log: bool, mean: s
     fig.update_layout(
         **PLAIN, showlegend=False, height=90 + 32 * len(rows), margin={"l": 10, "r": 10, "t": 10, "b": 40},
         xaxis={"title": {"text": title}, "type": "log" if log else "linear", "gridcolor": FAINT, "zeroline": False, "automargin": True,
-               **({"exponentformat": "power", "dtick": 1} if log else {})},
+               **({"exponentformat": "power"} if log else {})},
         yaxis={"categoryorder": "array", "categoryarray": names[::-1], "automargin": True, "gridcolor": FAINT},
     )  # fmt: skip
     return fig

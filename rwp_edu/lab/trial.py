@@ -18,6 +18,7 @@ from rwp_edu.lab.strokes import AXIS, dots, line, titled
 from rwp_edu.parameters import Parameter, Values
 from rwp_edu.problems import Metric
 from rwp_edu.settings import Settings
+from rwp_edu.training import one_thread
 
 MOST, STATEMENTS = 64, 7
 BUDGETS = {"a quarter": 0.25, "half": 0.5, "as stated": 1.0, "twice": 2.0}
@@ -81,7 +82,8 @@ class Trial(Explorer):
     def work(self) -> bool:
         missing = [seed for seed in self._seeds if seed not in self._found]
         if missing:
-            self._found[missing[0]] = EXPERIMENTS[self.claim.experiment](1, missing[0], **self.settings)
+            with one_thread():
+                self._found[missing[0]] = EXPERIMENTS[self.claim.experiment](1, missing[0], **self.settings)
         return len(missing) > 1
 
     @property
@@ -155,7 +157,7 @@ class Trial(Explorer):
         difference = (
             "log₁₀ of the ratio" if statement.log else "difference" + (" (points)" if metric and metric.unit == 100 else "")
         )
-        heads = (("Every seed", 0), ("The mean difference as seeds come in", 0.62))
+        heads = (("Every seed", 0), ("Mean difference, by seeds", 0.62))
         return {
             "xaxis": {**AXIS, **titled(metric.title if metric else ""), "type": "log" if metric and metric.log else "linear", "domain": [0.0, 0.5], "autorange": True},
             "yaxis": {**AXIS, "tickvals": [-p for p in range(len(names))], "ticktext": names, "range": [-len(names) + 0.5, 0.5], "automargin": True},
