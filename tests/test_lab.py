@@ -159,8 +159,9 @@ def test_copied_code_of_pictures_repeats_the_run(changes):
 def test_every_preset_runs(name):
     lab = rwp_edu.lab.race(seeds=2)
     lab.preset(name)
-    lab.run(10)
-    assert lab.record.updates[-1] == 10 and lab.figure.data
+    every = lab.record.settings.record_every
+    lab.run(every)
+    assert lab.record.updates[-1] == every and lab.figure.data
 
 
 def test_summary_follows_the_record():
