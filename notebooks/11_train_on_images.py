@@ -71,7 +71,7 @@ table(reveal)
 table(twice, ", 400 updates")
 
 # %% [markdown]
-# On our machine SGD had 73 %, SAM 82 %, RWP 84 % and m-RWP with σ = 0.06 85 %. The controls: SGD with twice the updates 70 %, m-RWP with σ = 0 72 %; so neither the second batch nor
+# On our machine SGD had 73 %, SAM 81 %, RWP 84 % and m-RWP with σ = 0.06 85 %. The controls: SGD with twice the updates 70 %, m-RWP with σ = 0 72 %; so neither the second batch nor
 # the additional gradients explain the gain. RWP with σ = 0.1, the best value for the dense network, had 54 %: noise per filter has the length
 # $\sigma\sqrt{d}\,\lVert w_j\rVert$, and it is that length which the loss feels.
 #

@@ -26,8 +26,7 @@ FORMAT, FILE = 2, "checkpoint.pt"
 def state_of(run: Run) -> dict[str, Any]:
     """All that decides how a run goes on, between two updates."""
     run.collect(wait=True)
-    if not run.whole:
-        run.step()
+    run.complete()
     return {
         "format": FORMAT,
         "version": __version__,

@@ -252,8 +252,7 @@ def settings_of(arguments: Namespace) -> Any:
 
 
 THREADS = Parameter("threads", "", 1, "threads of the computation", low=1, high=1024)
-
-
+SHARDS = Parameter("shards", "", 1, "ranks that share a point", low=1)
 EVERY = Parameter("checkpoint_every", "", 100, "updates between two checkpoints", low=1)
 
 
@@ -275,11 +274,10 @@ def run_of(arguments: Namespace) -> tuple[Any, Path | None]:
     return checkpoints.load(arguments.resume, arguments.device), writable(arguments.resume, "--resume")
 
 
-SHARDS = Parameter("shards", "", 1, "ranks that share a point", low=1)
-
-
 def train(arguments: Namespace) -> int:
     if arguments.parallel is None:
+        if arguments.shards is not None:
+            raise Wrong("--shards goes with --parallel points: leave it out, or add that")
         return train_here(arguments)
     with checked():
         from torch.distributed import is_torchelastic_launched
@@ -354,23 +352,22 @@ def train_here(arguments: Namespace, shards: int = 0, first: bool = True) -> int
             with checked():
                 checkpoints.save_networks(run, folder)
     finally:
-        if not first:
-            pass
-        elif arguments.json:
-            told = {
-                "version": __version__,
-                "device": str(run.device),
-                "interrupted": interrupted,
-                "settings": settings.to_dict(),
-            }
-            print_json({**told, "results": record.results()})
-        else:
-            print(table_of(record, f"{run.device}, {run.engine.title}"))
-    if interrupted:
+        if first:
+            tell(run, interrupted, arguments.json)
+    if interrupted and first:
         kept = folder and (folder / checkpoints.FILE).exists()
         again = f"; rwp-edu train --resume {folder} goes on from the last checkpoint" if kept else ""
         note(f"interrupted; the results are those of update {run.updates} of {settings.steps}{again}")
     return INTERRUPTED if interrupted else 0
+
+
+def tell(run: Any, interrupted: bool, as_json: bool) -> None:
+    """The results, for people or for programs."""
+    if not as_json:
+        print(table_of(run.record, f"{run.device}, {run.engine.title}"))
+        return
+    told = {"version": __version__, "device": str(run.device), "interrupted": interrupted, "settings": run.settings.to_dict()}
+    print_json({**told, "results": run.record.results()})
 
 
 def save(record: Any, folder: Path) -> None:

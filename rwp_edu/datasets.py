@@ -101,7 +101,8 @@ def _kept(path: Path, size: int, changed: float) -> Pictures:
 def folder(path: str, size: int = 32) -> Pictures:
     """:func:`read_pictures`, which remembers the last two."""
     place = Path(path).expanduser()
-    return _kept(place.resolve(), size, place.stat().st_mtime) if place.exists() else read_pictures(place, size)
+    changed = max((p.stat().st_mtime for p in (place, *place.glob("*"), *place.glob("*/*")) if p.exists()), default=0.0)
+    return _kept(place.resolve(), size, changed) if changed else read_pictures(place, size)
 
 
 # Data sets of torchvision

@@ -378,9 +378,10 @@ def of_networks(problem: Any, w: Tensor, which: int, data: str = "train", most: 
     BatchNorm statistics are those of the weights ``w``, also around them."""
     batches, left = [], most
     for x, y, _ in problem.held(which)[data]:
-        if left > 0:
-            batches.append((x[:left], y[:left]))
-            left -= len(y)
+        batches.append((x[:left], y[:left]))
+        left -= len(y)
+        if left <= 0:
+            break
     model = problem.at(w, which)
     with torch.no_grad(), problem.recalibrated(model, problem.held(which)["train"]):
         return of_model(model.eval(), problem.measured_loss, batches)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rwp_edu.batched import Group
-from rwp_edu.methods import METHODS
+from rwp_edu.methods import METHODS, Cost
 from rwp_edu.noise import generator
 from rwp_edu.optim import OPTIMIZERS
 
@@ -73,7 +73,7 @@ class Runner:
         if self.problem.clip:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.problem.clip)
 
-    def _closures(self, cost: Any) -> list[Any]:
+    def _closures(self, cost: Cost) -> list[Any]:
         """A closure for each batch, or part of a batch, that the method asks for."""
         if cost.slots == cost.batches:
             return [partial(self._loss, *self.problem.batch(self.which, number)) for number in range(cost.slots)]
@@ -93,7 +93,7 @@ class Runner:
             self.displacement = max(self.displacement, float(now))
         return loss
 
-    def step(self, hyper: Mapping[str, Any], lr: float, averages: bool, measure: bool) -> None:
+    def step(self, hyper: Mapping[str, Any], cost: Cost, lr: float, averages: bool, measure: bool) -> None:
         """One update; a loss or gradient that is not finite ends the run with the weights it had."""
         self.settle(hyper, lr)
         self.model.train()
@@ -102,7 +102,7 @@ class Runner:
             self.clean, self.displacement = [p.detach().clone() for p in self.parameters], 0.0
         with self._own_random():
             try:
-                self.optimizer.step(*self._closures(self.row.cost(**{"k": hyper["k"]})))
+                self.optimizer.step(*self._closures(cost))
             except FloatingPointError:
                 self.alive = False
         if self.clean is not None:
@@ -192,20 +192,20 @@ class OneByOne:
         return torch.tensor([runner.alive for runner in self._all])
 
     def settle(self) -> None:
-        """What was set is handed to every optimizer at its next step, so that all take it at the same update."""
+        """What an update costs; the rest is handed to the optimizers at their next update, so that all take it at the same one."""
+        self.costs = [METHODS[group.method].cost(k=group.hyper["k"]) for group in self.groups]
 
     def update(self, alive: Sequence[int], lr_factor: float, progress: float, measure: bool) -> Iterator[None]:
         done = min((runner.updates for e in alive for runner in self.runners[e] if runner.alive), default=0)
-        values = {e: (dict(self.groups[e].hyper), self.groups[e].hyper["lr"] * lr_factor) for e in alive}
-        for e in alive:
-            group, (hyper, lr) = self.groups[e], values[e]
+        settled = [(self.groups[e], self.groups[e].hyper, self.costs[e]) for e in alive]
+        for e, (group, hyper, cost) in zip(alive, settled):
             todo = [runner for runner in self.runners[e] if runner.alive and runner.updates == done]
             for runner in todo:
                 began = perf_counter()
-                runner.step(hyper, lr, progress >= hyper["swa"] and hyper["swa"] < 1, measure)
+                runner.step(hyper, cost, hyper["lr"] * lr_factor, hyper["swa"] < 1 and progress >= hyper["swa"], measure)
                 group.seconds += perf_counter() - began
                 yield
-            group.work += METHODS[group.method].cost(k=hyper["k"]).work if todo else 0
+            group.work += cost.work if todo else 0
             if measure:
                 group.displacement = torch.tensor([runner.displacement for runner in self.runners[e]])
 

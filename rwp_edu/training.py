@@ -9,7 +9,7 @@ import math
 import sys
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -23,9 +23,9 @@ from rwp_edu import problems
 from rwp_edu.batched import Batched, Group
 from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
+from rwp_edu.one_by_one import OneByOne
 from rwp_edu.parameters import unknown
 from rwp_edu.problems import Problem
-from rwp_edu.one_by_one import OneByOne
 from rwp_edu.schedules import learning_rate, scale
 from rwp_edu.settings import LIVE, WATCHED, Settings
 
@@ -43,14 +43,19 @@ def device_named(name: str) -> torch.device:
 
 
 @contextmanager
-def one_thread(number: int | None = 1) -> Iterator[None]:
-    """Small products are several times faster on one thread; the other core is left to the notebook. None: as many as there are."""
+def threads(number: int) -> Iterator[None]:
+    """So many threads inside, and as many as before afterwards."""
     before = torch.get_num_threads()
-    torch.set_num_threads(number or before)
+    torch.set_num_threads(number)
     try:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def one_thread() -> AbstractContextManager[None]:
+    """Small products are several times faster on one thread; the other core is left to the notebook."""
+    return threads(1)
 
 
 def keep_freed_memory() -> None:
@@ -223,7 +228,7 @@ class Run:
         self._pieces: Iterator[None] | None = None
         self._drawn = -1
         self._settled()
-        with one_thread(self.engine.threads):
+        with threads(self.engine.threads):
             self.record.reference = {
                 name: value.cpu().numpy() for name, value in self.record.problem.truth(self.problem).items()
             }
@@ -300,6 +305,11 @@ class Run:
         """Between two updates, not within one?"""
         return self._pieces is None
 
+    def complete(self) -> None:
+        """Finish an update that has begun."""
+        if not self.whole:
+            self.step()
+
     def _update(self) -> Iterator[None]:
         s = self.settings
         writes = (self.updates + 1) % s.record_every == 0 or self.updates + 1 == s.steps
@@ -308,17 +318,17 @@ class Run:
             self.problem.next(self._batches)
             self._drawn = self.updates
         self._scale()
-        before, factor = self.engine.alive.clone(), learning_rate(s.schedule, self.updates / s.steps)
+        factor = learning_rate(s.schedule, self.updates / s.steps)
         yield from self.engine.update(alive, factor, (self.updates + 1) / s.steps, writes)
         self.updates += 1
-        self._died[before & ~self.engine.alive] = self.updates
+        self._died[~self.engine.alive & (self._died < 0)] = self.updates
         if writes:
             yield from self.engine.look()
             self.write()
 
     def advance(self, updates: int) -> None:
         """Take up to ``updates`` steps, fewer if the run finishes."""
-        with one_thread(self.engine.threads):
+        with threads(self.engine.threads):
             for _ in range(updates):
                 self.step()
             self.collect(wait=self.finished)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import nbformat
 import pytest
 
-from rwp_edu.lab.browser import browser, chromium, click_until, jupyter, open_notebook, python, until
+from rwp_edu.lab.browser import chromium, click_until, python, showing, until
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
 SOURCE = "import rwp_edu\nlab = rwp_edu.lab.race(methods='sgd,sam,rwp', seeds=2, third='trace', steps=100_000)\nlab"
@@ -13,16 +12,7 @@ SOURCE = "import rwp_edu\nlab = rwp_edu.lab.race(methods='sgd,sam,rwp', seeds=2,
 
 @pytest.fixture
 def page(tmp_path):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    cell = nbformat.v4.new_code_cell(SOURCE)
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), folder / "around.ipynb")
-    with jupyter(folder, tmp_path) as url, browser() as page:
-        page.errors = []
-        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
-        open_notebook(page, url, "around.ipynb")
-        page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
+    with showing(SOURCE, tmp_path) as page:
         yield page
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import nbformat
 import pytest
 
 from rwp_edu import side_by_side
-from rwp_edu.lab.browser import browser, chromium, jupyter, open_notebook, python, until
+from rwp_edu.lab.browser import chromium, python, showing, until
 
 pytestmark = [
     pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
@@ -16,16 +15,7 @@ pytestmark = [
 
 @pytest.fixture
 def page(tmp_path):
-    folder = tmp_path / "notebooks"
-    folder.mkdir()
-    cell = nbformat.v4.new_code_cell("import rwp_edu\nlab = rwp_edu.lab.workers()\nlab")
-    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(nbformat.v4.new_notebook(cells=[cell], metadata={"kernelspec": kernel}), folder / "workers.ipynb")
-    with jupyter(folder, tmp_path, RWP_EDU_HEADLESS_STEPS="") as url, browser() as page:
-        page.errors = []
-        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
-        open_notebook(page, url, "workers.ipynb")
-        page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
+    with showing("import rwp_edu\nlab = rwp_edu.lab.workers()\nlab", tmp_path, RWP_EDU_HEADLESS_STEPS="") as page:
         yield page
 
 

@@ -17,6 +17,7 @@ from PIL import Image
 from rwp_edu import checkpoints, datasets, flatness, models, problems
 from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
+from rwp_edu.problems import own
 from rwp_edu.problems.digits import Digits
 from rwp_edu.problems.images import Augmentation, Images
 from rwp_edu.problems.networks import Networks
@@ -129,6 +130,24 @@ def test_a_run_that_diverges_stops_alone_with_finite_weights():
     alone = run_of(methods="sgd", norm="batch")
     alone.advance(12)
     assert torch.equal(run.engine.weights()[1], alone.engine.weights()[0])
+
+
+def test_a_run_that_diverges_within_an_interrupted_update_is_recorded():
+    run = run_of(methods="sgd:lr=1e6,sgd", seeds=1)
+
+    def loss(z, y):
+        found = torch.nn.functional.cross_entropy(z, y)
+        if not run.engine.runners[0][0].alive:
+            run.problem.loss = torch.nn.functional.cross_entropy
+            raise KeyboardInterrupt
+        return found
+
+    run.problem.loss = loss
+    with pytest.raises(KeyboardInterrupt):
+        run.advance(12)
+    at = run.updates
+    run.advance(12)
+    assert run.record.diverged.tolist() == [[at + 1], [-1]] and run.finished
 
 
 def test_the_global_random_state_is_untouched_and_dropout_is_that_of_the_seed(global_random_state):
@@ -443,6 +462,22 @@ def test_your_own_module_and_loaders_continue_bit_for_bit(tmp_path, global_rando
     problems.add("empty", build, [], loader)
     with pytest.raises(ValueError, match="the train data gave no batch"):
         Run(Settings("empty", methods="sgd"))
+
+
+def test_only_so_much_of_your_training_data_is_measured(monkeypatch):
+    asked = []
+
+    class Data:
+        def __iter__(self):
+            for number in range(5):
+                asked.append(number)
+                yield torch.full((10, 2), float(number)), torch.zeros(10, dtype=torch.long)
+
+    monkeypatch.setattr(own, "MEASURED", 25)
+    problem = own.Own([0], lambda: torch.nn.Linear(2, 2), Data(), Data())
+    held = problem.held(0)
+    assert not asked and [int(x[0, 0]) for x, *_ in held["train"]] == [0, 1, 2] == asked
+    assert sum(len(y) for _, y, _ in held["test"]) == 50 and len(list(held["train"])) == 3
 
 
 def test_regression_has_a_loss_and_no_accuracy():

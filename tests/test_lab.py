@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
 
 import numpy as np
 import pytest
@@ -111,6 +112,7 @@ VARIANTS = (
     "sgd:weight_decay=0.04",
     "rwp:scale=linear:scale_start=0.5",
     "sam:scale=cosine",
+    "rwp:swa=0.5",
 )
 
 
@@ -122,7 +124,7 @@ def test_copied_code_runs_as_pasted_and_repeats_the_run(method):
     assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=2e-3)
 
 
-@pytest.mark.parametrize("method", ["sgd", "nso:k=2", "m-rwp", "lpf-sgd:k=3", "sam:scale=cosine", "arwp"])
+@pytest.mark.parametrize("method", ["sgd", "nso:k=2", "m-rwp", "lpf-sgd:k=3", "sam:scale=cosine", "arwp", "rwp:swa=0.5"])
 def test_copied_code_of_matrix_sensing_repeats_the_run(method):
     lab = rwp_edu.lab.race(problem="sensing", methods=method, seeds=1, steps=60, seed=3, d=10, n=60)
     lab.run()
@@ -143,7 +145,7 @@ PICTURES = {"problem": "images", "seeds": 1, "steps": 20, "seed": 3, "train": 60
 @pytest.mark.parametrize(
     "changes",
     [
-        {"methods": "m-rwp", "crop": 1, "flip": "on", "cutout": 2, "label_smoothing": 0.1, "clip": 0.5},
+        {"methods": "m-rwp:swa=0.5", "crop": 1, "flip": "on", "cutout": 2, "label_smoothing": 0.1, "clip": 0.5},
         {"methods": "sgd", "norm": "batch", "precision": "bfloat16", "clip": 0.5, "schedule": "warm-up"},
         {"methods": "lpf-sgd:k=2", "model": "mlp", "base": "adamw", "lr": 0.01, "schedule": "steps"},
     ],
@@ -345,3 +347,31 @@ def test_copy_as_code_offers_the_chosen_methods_and_keeps_the_choice():
     lab.set(methods="nso")
     screen.draw()
     assert screen.coded.value == "nso"
+
+
+def test_a_hand_on_a_slider_is_heard_while_the_screen_is_drawn(monkeypatch):
+    """Some versions of ipykernel handle the messages of widgets in a thread of their own."""
+    lab = rwp_edu.lab.race(**SMALL)
+    screen, drawn = lab.screen, []
+
+    def meanwhile(*_):
+        if not drawn:
+            drawn.append(1)
+            hand = threading.Thread(target=lambda: setattr(screen.controls["sigma"].input, "value", 0.2))
+            hand.start(), hand.join()
+
+    monkeypatch.setattr(screen.controls["kind"], "explain", lambda *_, **__: meanwhile())
+    screen.draw()
+    assert drawn and screen.controls["sigma"].input.value == 0.2, "the slider was moved back under the hand"
+    screen.turn()
+    assert lab.state.sigma == 0.2
+
+
+def test_pause_ends_between_two_updates():
+    lab = rwp_edu.lab.race(**PICTURES | {"methods": "sgd,rwp,sam"})
+    screen = lab.screen
+    assert lab._run.piece() and not lab._run.whole
+    screen.store("pause", None)
+    screen.turn()
+    assert lab._run.whole and lab._run.updates == 1
+    assert {runner.updates for own in lab._run.engine.runners for runner in own} == {1}

@@ -60,6 +60,7 @@ def test_shards_train_alike_to_rounding(tmp_path):
     "arguments, says",
     [
         (["images", "--parallel", "points"], "several workers are started by torchrun --nproc-per-node 2 -m rwp_edu train"),
+        (["images", "--shards", "2"], "--shards goes with --parallel points"),
         (["images", "--parallel", "data"], "--parallel takes points, got 'data'"),
     ],
 )

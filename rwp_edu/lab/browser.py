@@ -93,6 +93,23 @@ def open_notebook(page, url: str, name: str, theme: str = "") -> None:
     page.evaluate("() => { jupyterapp.commands.execute('notebook:run-all-cells') }")
 
 
+@contextlib.contextmanager
+def showing(source: str, home: Path, **environment: str):
+    """A page with a notebook of one cell that shows a lab; ``page.errors`` collects what the console complains about."""
+    import nbformat
+
+    (folder := home / "notebooks").mkdir()
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    cells = [nbformat.v4.new_code_cell(source)]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), folder / "lab.ipynb")
+    with jupyter(folder, home, **environment) as url, browser() as page:
+        page.errors = []
+        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+        open_notebook(page, url, "lab.ipynb")
+        page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
+        yield page
+
+
 def python(page, code: str) -> str:
     """Run code in the kernel of the open notebook, beside its cells; returns what it printed."""
     return page.evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from threading import get_ident
 from typing import Any
 
 import ipywidgets as w
@@ -104,9 +105,8 @@ class ExplorerScreen(Live):
 
     def draw(self) -> None:
         owner, state = self.owner, self.owner.state
-        self._showing = True
+        self._showing = get_ident()
         try:
-            asked = {name for name, _ in self._asked}
             if self.choice:
                 self.choice.value = getattr(state, owner.CHOICE)
             if self.chips:
@@ -114,9 +114,9 @@ class ExplorerScreen(Live):
             for name, row in owner.rows.items():
                 if name in self.controls:
                     control = self.controls[name]
-                    control.show(control.value if name in asked else getattr(state, name), row)
+                    control.show(control.value if self.asked(name) else getattr(state, name), row)
         finally:
-            self._showing = False
+            self._showing = None
         shown = tuple([self.again] if owner.noisy else []) + tuple(self.controls[name].box for name in owner.shown)
         if self.left.children != shown:
             for child in shown:

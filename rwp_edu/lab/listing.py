@@ -22,6 +22,7 @@ class Listing:
     axis: int
     result: str
 
+
 LISTINGS = {
     "digits": Listing(
         """from rwp_edu.problems.digits import Digits
@@ -157,6 +158,18 @@ def clip(*_):
 
 {of}.register_step_pre_hook(clip)
 """
+    final = ""
+    if values["swa"] < 1:
+        of = listing.parameters
+        schedule += f"averaged, count = [p.detach().clone() for p in {of}], 0\n"
+        lines = [
+            *lines,
+            f"if (update + 1) / {settings.steps} >= {values['swa']!r}:",
+            "    count += 1",
+            f"    for average, p in zip(averaged, {of}):",
+            "        average.lerp_(p.detach(), 1 / count)",
+        ]
+        final = f"    for average, p in zip(averaged, {of}):\n        p.copy_(average)\n"
     settled = settings.to_dict() | {f"{name}_on": value == "on" for name, value in settings.to_dict().items()}
     settled["bfloat16"] = more.get("precision") == "bfloat16"
     loop = "".join(f"    {line}\n" for line in lines)
@@ -179,4 +192,4 @@ def loss_on({", ".join(listing.data)}):
 for update in range({settings.steps}):
 {loop}
 with torch.no_grad():
-{listing.result}"""
+{final}{listing.result}"""

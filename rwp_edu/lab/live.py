@@ -7,6 +7,7 @@ task; it sleeps while nothing is asked for.
 from __future__ import annotations
 
 import asyncio
+from threading import get_ident
 from typing import Any
 
 HEADLESS = (
@@ -28,13 +29,18 @@ class Live:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._event: asyncio.Event | None = None
         self._task: asyncio.Task | None = None
-        self._showing = False
+        self._showing: int | None = None  # the thread that is moving the widgets itself
 
     def store(self, name: str, value: Any) -> None:
-        """Remember that something was asked for, unless the screen itself is moving its widgets."""
-        if not self._showing:
+        """Remember that something was asked for, unless the screen itself is moving its widgets: a hand on a slider may come
+        from another thread meanwhile, and is heard."""
+        if self._showing != get_ident():
             self._asked.append((name, value))
             self.wake()
+
+    def asked(self, name: str) -> bool:
+        """Is there a wish that the loop has not applied yet? Then what is shown is right, and the state is not."""
+        return any(name == wanted for wanted, _ in list(self._asked))
 
     def wake(self) -> None:
         """Let the loop look again; may be called from any thread."""

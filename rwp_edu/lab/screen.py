@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 import weakref
 from copy import deepcopy
+from threading import get_ident
 from typing import Any
 
 import ipywidgets as w
@@ -169,6 +170,7 @@ class Screen(Live):
                     self._begin()
                 case "pause":
                     self._stop("paused")
+                    race._run.complete()
                 case "step":
                     self._stop("paused")
                     every = race.record.settings.record_every
@@ -218,6 +220,7 @@ class Screen(Live):
 
     def _look_around(self) -> None:
         """Open what is around the runs as they are now, in place of what was open."""
+        self.race._run.complete()
         fresh = self.race.around().screen
         if self._around is not None:
             self._around.end()
@@ -283,13 +286,13 @@ class Screen(Live):
     def draw(self) -> None:
         """Bring every widget in line with the state, and the picture with the record."""
         race, state = self.race, self.race.state
-        self._showing = True
+        self._showing = get_ident()
         try:
             self._make_controls()
             self.problem.value = state.problem
-            asked, waiting = {name for name, _ in self._asked}, race.waiting
+            waiting = race.waiting
             for name, control in self.controls.items():
-                if name not in asked:
+                if not self.asked(name):
                     control.show(getattr(state, name))
                 unused = words.unused(name, state)
                 control.explain(unused or ("acts at Reset" if name in waiting else ""), off=bool(unused))
@@ -305,7 +308,7 @@ class Screen(Live):
             self.code.value = race.code(self.coded.value)
             self.setting.value = race.snippet
         finally:
-            self._showing = False
+            self._showing = None
         self._say()
         self._draw_figure()
 

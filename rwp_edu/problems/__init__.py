@@ -75,6 +75,14 @@ PERTURBATION = Metric("perturbation", "size of the perturbation, ‖e‖ / ‖w�
 VALIDATION = Metric("validation_accuracy", "validation accuracy, %", "validation accuracy", (60, 95, 5), 100.0, 1, high_is_good=True)
 
 
+FLATNESS = (
+    Metric("trace", "trace of the Hessian (training loss)", "trace", (0, 120, 20), digits=1),
+    Metric("top_eigenvalue", "largest eigenvalue of the Hessian", "largest eigenvalue", (0, 15, 5)),
+    Metric("rise", "rise of the training loss under noise, filter-wise σ = 0.1", "rise", (0, 1.0, 0.25)),
+    Metric("pac_bayes", "PAC-Bayes value √(tr H ‖w - w₀‖² / n)", "PAC-Bayes value", (0, 20, 5), digits=1),
+)
+
+
 @dataclass(frozen=True)
 class Problem:
     """A row of the table. ``make(settings, seeds, device, dtype)`` builds it; ``wrong(settings)`` says what does not fit together.
@@ -185,12 +193,7 @@ PROBLEMS: dict[str, Problem] = {
                 Metric("wrong_labels_learnt", "wrong labels learnt, %", "wrong labels learnt", (0, 100, 20), 100.0, 0),
                 Metric("distance", "distance from the start, ‖w - w₀‖", "distance", (0, 20, 5), digits=1),
             ),
-            flatness=(
-                Metric("trace", "trace of the Hessian (training loss)", "trace", (0, 120, 20), digits=1),
-                Metric("top_eigenvalue", "largest eigenvalue of the Hessian", "largest eigenvalue", (0, 15, 5)),
-                Metric("rise", "rise of the training loss under noise, filter-wise σ = 0.1", "rise", (0, 1.0, 0.25)),
-                Metric("pac_bayes", "PAC-Bayes value √(tr H ‖w - w₀‖² / n)", "PAC-Bayes value", (0, 20, 5), digits=1),
-            ),
+            flatness=FLATNESS,
             held_back=(VALIDATION,),
             panels=("test_accuracy", "train_loss", "wrong_labels_learnt", "distance"),
             methods=("sgd", "sam", "rwp", "m-rwp", "nso"),
@@ -268,12 +271,7 @@ PROBLEMS: dict[str, Problem] = {
                 Metric("wrong_labels_learnt", "wrong labels learnt, %", "wrong labels learnt", (0, 100, 20), 100.0, 0),
                 Metric("distance", "distance from the start, ‖w - w₀‖", "distance", (0, 20, 5), digits=1),
             ),
-            flatness=(
-                Metric("trace", "trace of the Hessian (training loss)", "trace", (0, 120, 20), digits=1),
-                Metric("top_eigenvalue", "largest eigenvalue of the Hessian", "largest eigenvalue", (0, 15, 5)),
-                Metric("rise", "rise of the training loss under noise, filter-wise σ = 0.1", "rise", (0, 1.0, 0.25)),
-                Metric("pac_bayes", "PAC-Bayes value √(tr H ‖w - w₀‖² / n)", "PAC-Bayes value", (0, 20, 5), digits=1),
-            ),
+            flatness=FLATNESS,
             panels=("test_accuracy", "train_loss", "test_loss", "perturbation"),
             methods=("sgd", "sam", "rwp", "m-rwp"),
             parameters=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from rwp_edu import models
 from rwp_edu.datasets import Pictures
 from rwp_edu.noise import generator
 from rwp_edu.problems.labelled import Batches, mislabelled
-from rwp_edu.problems.networks import Batch, Networks
+from rwp_edu.problems.networks import Again, Batch, Networks
 
 CHUNK, MEASURED = 250, 1000  # pictures at once and, of the training pictures, in all when a network is measured
 IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[:, :, None, None]
@@ -115,7 +115,7 @@ class Images(Networks):
         given = [mislabelled(own, s, label_noise, len(x), classes) for s, own in zip(seeds, clean)]
         self._given, self._wrong = ([t.to(device) for t in own] for own in (given, [g != c for g, c in zip(given, clean)]))
         self._tested = torch.randperm(len(test_x), generator=generator(0, "test split"))[:test].to(device)
-        self._batch, self._seeds = batch, tuple(seeds)
+        self._batch = batch
         build = partial(models.build, model, weights, classes=classes, channels=x.shape[1], width=width, norm=norm, size=pictures.size)
         smoothed = partial(cross_entropy, label_smoothing=label_smoothing)
         super().__init__(seeds, build, loss=smoothed, measured_loss=cross_entropy, device=device, dtype=dtype, **how)
@@ -128,7 +128,7 @@ class Images(Networks):
         return (x.to(self.dtype) / 255 - self._mean) / self._std
 
     def stream(self, which: int, number: int) -> Stream:
-        s = self._seeds[which]
+        s = self.seeds[which]
 
         def prepared(index: Tensor, g: torch.Generator) -> tuple[Tensor, Tensor]:
             x = self._x[self._chosen[which][index].to(self.device)]
@@ -137,23 +137,13 @@ class Images(Networks):
         order = Batches(len(self._chosen[which]), self._batch, generator(s, "batches", str(number)))
         return Stream(order, generator(s, "augmentation", str(number)), prepared)
 
-    def held(self, which: int) -> dict[str, list[Batch]]:
+    def held(self, which: int) -> dict[str, Iterable[Batch]]:
         chosen = self._chosen[which][:MEASURED].to(self.device)
         train = chosen, self._given[which][: len(chosen)], self._wrong[which][: len(chosen)]
         never = torch.zeros(len(self._tested), dtype=torch.bool, device=self.device)
         test = self._tested, self._test_y[self._tested], never
         return {"train": self._cut(self._x, *train), "test": self._cut(self._test_x, *test)}
 
-    def _cut(self, x: Tensor, index: Tensor, y: Tensor, wrong: Tensor) -> Any:
+    def _cut(self, x: Tensor, index: Tensor, y: Tensor, wrong: Tensor) -> Iterable[Batch]:
         parts = zip(index.split(CHUNK), y.split(CHUNK), wrong.split(CHUNK))
-        return _Again(lambda parts=list(parts): ((self._normal(x[i]), labels, w) for i, labels, w in parts))
-
-
-class _Again:
-    """Something that can be gone through several times, made anew each time."""
-
-    def __init__(self, make: Callable[[], Any]):
-        self._make = make
-
-    def __iter__(self) -> Any:
-        return self._make()
+        return Again(lambda parts=list(parts): ((self._normal(x[i]), labels, w) for i, labels, w in parts))

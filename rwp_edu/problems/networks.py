@@ -20,6 +20,16 @@ Batch = tuple[Any, Tensor, Tensor]
 NORMS = nn.modules.batchnorm._BatchNorm
 
 
+class Again:
+    """Something that can be gone through several times: ``make()`` begins anew."""
+
+    def __init__(self, make: Callable[[], Iterator[Any]]):
+        self._make = make
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._make()
+
+
 def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
     """What ``make()`` gives with the global random state set to ``seed``, which is afterwards as it was."""
     with torch.random.fork_rng(devices=[]):

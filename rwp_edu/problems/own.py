@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rwp_edu.noise import generator
-from rwp_edu.problems.networks import Batch, Networks
+from rwp_edu.problems.networks import Again, Batch, Networks
 
 MEASURED = 1000  # examples, of the training data
 
@@ -73,15 +75,16 @@ class Own(Networks):
         data = self._data["train"]
         return len(data.dataset) if hasattr(data, "dataset") else sum(len(y) for _, y in data)
 
-    def held(self, which: int) -> dict[str, list[Batch]]:
-        found = {}
+    def held(self, which: int) -> dict[str, Iterable[Batch]]:
+        return {part: Again(partial(self._unseen, part, MEASURED if part == "train" else math.inf)) for part in self._data}
+
+    def _unseen(self, part: str, most: float) -> Iterator[Batch]:
+        """Batches of the data in an order that is always the same, until there are ``most`` examples; nobody's random state moves."""
+        n = 0
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)
-            for part, data in self._data.items():
-                n, found[part] = 0, []
-                for x, y in map(self._placed, data):
-                    found[part].append((x, y, torch.zeros(len(y), dtype=torch.bool, device=self.device)))
-                    n += len(y)
-                    if part == "train" and n >= MEASURED:
-                        break
-        return found
+            for x, y in map(self._placed, self._data[part]):
+                yield x, y, torch.zeros(len(y), dtype=torch.bool, device=self.device)
+                n += len(y)
+                if n >= most:
+                    return
