@@ -157,7 +157,7 @@ with together:
         optimizer.step(lambda: closure(first), lambda: closure(second))
 
     place, digest = parallel.place(optimizer), sum(p.double().sum() for p in model.parameters()).item()
-    print(f"worker {place.worker + 1} of {place.workers}: the weights add up to {digest!r}", flush=True)
+    sys.stdout.write(f"worker {place.worker + 1} of {place.workers}: the weights add up to {digest!r}\\n")
 ''')
 
 
