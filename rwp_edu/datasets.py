@@ -140,7 +140,7 @@ def fetch(name: str) -> Path:
             _torchvision(name, train, download=True)
     except (OSError, RuntimeError) as error:
         raise OSError(
-            f"{name} could not be downloaded ({error}): go online and try again, or copy what torchvision's {KNOWN[name]} expects into {place()}"
+            f"{name} could not be downloaded ({error or type(error).__name__}): go online and try again, or copy what torchvision's {KNOWN[name]} expects into {place()}"
         ) from error
     return place()
 

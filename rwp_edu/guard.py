@@ -2,14 +2,68 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import gc
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext, suppress
+from functools import partial
 from typing import Any, Self
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-_Moved = tuple[dict[Tensor, Tensor], dict[tuple[torch.nn.Module, str], Tensor]]
+_Moved = tuple[dict[Tensor, Tensor], dict[tuple[Module, str], Tensor]]
+
+
+COMPILES = "torch._dynamo.repro.after_dynamo"  # loaded by torch.compile, whatever its backend
+
+
+class Watch:
+    """The modules that closures call, with all inside them.
+
+    They are found by a hook on the forward pass of every module. It slows modules down and has ``torch.compile`` compile anew, so it is
+    used only while a closure is evaluated whose code, or a module in whose variables, was not met before, or as long as a parameter is in no
+    module that was met. What is compiled calls no hooks: where ``torch.compile`` is in use the modules around the parameters are looked up.
+    """
+
+    def __init__(self, parameters: Iterable[Tensor]):
+        self.parameters = {id(p) for p in parameters}
+        self.modules: dict[Module, None] = {}
+        self.code: set[Any] = set()
+        self.homeless, self.compiled = set(self.parameters), False
+
+    def knows(self, closure: Callable[[], Any], now: bool = False) -> bool:
+        """Whether an evaluation of this closure was watched before; ``now`` it was."""
+        held: list[Any] = []
+        while isinstance(closure, partial):
+            held += closure.args
+            closure = closure.func
+        for cell in getattr(closure, "__closure__", None) or ():
+            with suppress(ValueError):  # a variable that has no value yet
+                held.append(cell.cell_contents)
+        code = getattr(closure, "__code__", type(closure))
+        if now:
+            self.code.add(code)
+        return not self.homeless and code in self.code and all(value in self.modules for value in held if isinstance(value, Module))
+
+    def add(self, module: Module) -> list[Module]:
+        """Those inside it that are new."""
+        new = [m for m in module.modules() if m not in self.modules]
+        self.modules.update(dict.fromkeys(new))
+        self.homeless.difference_update(id(p) for m in new for p in m._parameters.values())
+        return new
+
+    def look_around(self) -> None:
+        """Add the modules that hold the parameters, if anything was compiled."""
+        if self.compiled or COMPILES not in sys.modules:
+            return
+        self.compiled = True
+        for module in [o for o in gc.get_objects() if issubclass(type(o), Module)]:
+            if module not in self.modules and any(id(p) in self.parameters for p in module.parameters()):
+                self.add(module)
 
 
 class Guard:
@@ -17,8 +71,8 @@ class Guard:
 
     The first evaluation may move buffers such as BatchNorm statistics and draws its random numbers; later evaluations of the step
     see the same random numbers (so dropout has one mask) and move no buffers. After a failure all is as before the step.
-    Buffers are found by a hook on the forward pass of every module, so any module in training mode counts. The weights are copied
-    into ``clean``, tensors like the ``weights``, and put back from there.
+    The buffers are those of all modules that ``watch`` has met. The weights are copied into ``clean``, tensors like the
+    ``weights``, and put back from there.
     """
 
     def __init__(
@@ -28,8 +82,9 @@ class Guard:
         parameters: list[Tensor],
         generator: torch.Generator | None,
         device: torch.device,
+        watch: Watch,
     ):
-        self.weights, self.clean, self.parameters, self.generator = weights, clean, parameters, generator
+        self.weights, self.clean, self.parameters, self.generator, self.watch = weights, clean, parameters, generator, watch
         self.cuda = [device] if device.type == "cuda" else []
         self.gradients = [p.grad for p in parameters]
         self.noise = generator and generator.get_state()
@@ -43,11 +98,9 @@ class Guard:
         torch._foreach_copy_(self.clean, self.weights)
         for p in self.parameters:
             p.grad = None
-        self.hook = register_module_forward_pre_hook(self._remember)
         return self
 
     def __exit__(self, error: object, *_: object) -> None:
-        self.hook.remove()
         if error:
             self.undo()
         torch.set_grad_enabled(self.enabled)
@@ -60,14 +113,15 @@ class Guard:
         for device, state in zip(self.cuda, self.rng[1]):
             torch.cuda.set_rng_state(state, device)
 
-    def _remember(self, module: torch.nn.Module, _: Any) -> None:
-        if module._buffers and module.training:
-            values, places = self.moved
-            for name, buffer in module._buffers.items():
-                if buffer is not None and (module, name) not in places:
-                    places[module, name] = buffer
-                    if buffer not in values:
-                        values[buffer] = buffer.detach().clone()
+    def _remember(self, modules: Iterable[Module]) -> None:
+        values, places = self.moved
+        for module in modules:
+            if module._buffers:
+                for name, buffer in module._buffers.items():
+                    if buffer is not None:
+                        places[module, name] = buffer
+                        if buffer not in values:
+                            values[buffer] = buffer.detach().clone()
 
     def evaluate(self, closure: Callable[[], Any]) -> Any:
         """Call a closure with gradients enabled."""
@@ -76,13 +130,32 @@ class Guard:
             self.first = self.moved
         else:
             self._set_rng()
+        self.watch.look_around()
+        self._remember(self.watch.modules)
+        met = nullcontext() if self.watch.knows(closure) else self._meeting(closure)
         torch.set_grad_enabled(True)
         try:
-            return closure()
+            with met:
+                return closure()
         finally:
             torch.set_grad_enabled(False)
             if self.moved is not self.first:
                 _put_back(*self.moved)
+
+    @contextmanager
+    def _meeting(self, closure: Callable[[], Any]) -> Iterator[None]:
+        hook = register_module_forward_pre_hook(self._meet)
+        try:
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
+                yield
+            self.watch.knows(closure, now=True)
+        finally:
+            hook.remove()
+
+    def _meet(self, module: Module, _: Any) -> None:
+        if not torch.compiler.is_compiling() and module not in self.watch.modules:
+            self._remember(self.watch.add(module))
 
     def undo(self) -> None:
         """Put back everything."""
@@ -96,7 +169,7 @@ class Guard:
             p.grad = gradient
 
 
-def _put_back(values: dict[Tensor, Tensor], places: dict[tuple[torch.nn.Module, str], Tensor]) -> None:
+def _put_back(values: dict[Tensor, Tensor], places: dict[tuple[Module, str], Tensor]) -> None:
     for buffer, value in values.items():
         buffer.copy_(value)
     for (module, name), buffer in places.items():

@@ -35,7 +35,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 from rwp_edu import methods
-from rwp_edu.guard import Guard
+from rwp_edu.guard import Guard, Watch
 from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
 from rwp_edu.points import At, Layout, drive
@@ -163,7 +163,7 @@ class PerturbedOptimizer(Optimizer):
         memory, sizes = self.memory, self._sizes  # if other parameters are trained now, a history says nothing about them
         self.memory, self._sizes = dict(memory) if plan.sizes == sizes else {}, plan.sizes
         try:
-            with Guard(plan.trained, plan.clean, plan.parameters, plan.noise, w.device) as guard:
+            with Guard(plan.trained, plan.clean, plan.parameters, plan.noise, w.device, plan.watch) as guard:
                 g = drive(row.start(w, **{**plan.given, "memory": self.memory}), answer, lazy=True)
                 _check_all(g, [] if at_once else losses, name)
                 guard.put_back_weights()
@@ -275,6 +275,7 @@ class _Plan:
         self.noise = optimizer._generator if methods.get(optimizer.method).random else None  # what it draws from
         self.w = torch.empty(self.layout.size, dtype=self.dtype, device=device)
         self.clean = self.views(self.w)  # what the weights are put back from
+        self.watch = Watch(self.trained)
 
     def equip(self, optimizer: PerturbedOptimizer, values: list[list]) -> None:
         row, hyper = methods.get(optimizer.method), self._hyper(optimizer)

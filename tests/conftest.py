@@ -1,5 +1,8 @@
 import itertools
+import os
+import pickle
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import settings
@@ -118,3 +121,59 @@ def clean_first():
 @pytest.fixture(params=sorted(BASES))
 def base(request):
     return request.param
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Pictures of two classes in the layout of ImageFolder."""
+    from PIL import Image
+
+    for part, n in (("train", 6), ("val", 3)):
+        for c, colour in (("blue", (0, 0, 255)), ("red", (255, 0, 0))):
+            (tmp_path / "pictures" / part / c).mkdir(parents=True)
+            for i in range(n):
+                Image.new("RGB", (9, 7), tuple(max(v - i, 0) for v in colour)).save(
+                    tmp_path / "pictures" / part / c / f"{i}.png"
+                )
+    return tmp_path / "pictures"
+
+
+@pytest.fixture(scope="session")
+def made_up():
+    return _made_up
+
+
+def _made_up(folder, name):
+    """Files of the published formats, with few made-up pictures."""
+    r = np.random.default_rng(0)
+    if name == "fashion-mnist":
+        raw = folder / "FashionMNIST" / "raw"
+        raw.mkdir(parents=True)
+        for part, n in (("train", 50), ("t10k", 20)):
+            x, y = r.integers(0, 256, (n, 28, 28), dtype=np.uint8), r.integers(0, 10, n, dtype=np.uint8)
+            (raw / f"{part}-images-idx3-ubyte").write_bytes(b"".join(v.to_bytes(4, "big") for v in (2051, n, 28, 28)) + x.tobytes())
+            (raw / f"{part}-labels-idx1-ubyte").write_bytes(b"".join(v.to_bytes(4, "big") for v in (2049, n)) + y.tobytes())
+        return
+    ten = name == "cifar10"
+    base = folder / ("cifar-10-batches-py" if ten else "cifar-100-python")
+    base.mkdir(parents=True)
+    files = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"] if ten else ["train", "test"]
+    for file in files:
+        data = {"data": r.integers(0, 256, (10, 3072), dtype=np.uint8), "labels" if ten else "fine_labels": list(range(10))}
+        (base / file).write_bytes(pickle.dumps(data))
+    key = "label_names" if ten else "fine_label_names"
+    (base / ("batches.meta" if ten else "meta")).write_bytes(pickle.dumps({key: [f"class {i}" for i in range(10 if ten else 100)]}))
+
+
+@pytest.fixture
+def downloads(tmp_path, monkeypatch):
+    """A place of its own for downloads, without a network, where checksums of made-up files are not those of the published ones."""
+    from torchvision.datasets import cifar
+
+    from rwp_edu import datasets
+
+    monkeypatch.setenv(datasets.PLACE, str(tmp_path / "downloads"))
+    monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: os.path.isfile(path))
+    datasets.downloaded.cache_clear()
+    yield tmp_path / "downloads"
+    datasets.downloaded.cache_clear()

@@ -53,6 +53,11 @@ def slider(page, title: str):
     return head.locator("xpath=ancestor::div[contains(@class,'widget-vbox')][1]").locator(".noUi-handle").first
 
 
+def test_the_picture_takes_the_width_it_has(page):
+    wide = "document.querySelector('.rwp-lab .js-plotly-plot{}').getBoundingClientRect().width"
+    until(page, f"{wide.format('')} > 800 && {wide.format(' .main-svg')} === {wide.format('')}")
+
+
 def test_race(page):
     assert python(page, "print(lab.status, lab._run.updates)").split() == ["ready", "0"]
     endless(page)
@@ -97,6 +102,16 @@ def test_error_in_the_status_line(page):
     until(page, f"{STATUS}.includes('batch must not exceed train')")
     press(page, "Reset")
     until(page, f"{STATUS}.includes('ready')")
+
+
+def test_other_pictures_are_opened_from_the_menu(page, folder):
+    chosen = "document.querySelector('.rwp-lab select').selectedOptions[0].text.replaceAll('\\u00a0', ' ') === '{}'"
+    page.locator(".rwp-lab select").first.select_option(label="other pictures ...")
+    page.fill(".rwp-opening input", f"folder:{folder}")
+    page.locator(".rwp-opening button:has-text('Open')").click()
+    until(page, chosen.format("Pictures in pictures"))
+    page.locator(".rwp-lab select").first.select_option(label="Digits with wrong labels")
+    until(page, chosen.format("Digits with wrong labels"))
 
 
 def test_methods_presets_and_axes(page):

@@ -248,20 +248,50 @@ def test_a_module_that_only_a_later_evaluation_calls_moves_no_statistics(same):
         assert same(list(later.buffers()), before) and first[0].num_batches_tracked == step
 
 
+@pytest.mark.parametrize("how", ["closure around another model", "one that trains only now", "in training mode from now on"])
+def test_modules_that_come_later_are_met_too(same, how):
+    """BatchNorm counts once a step, whenever the closure began to use it."""
+    torch.manual_seed(0)
+    first, second = (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2))
+    x, used = torch.randn(6, 2), [first]
+
+    def around(model):
+        def evaluate():
+            loss = sum(m(x).square().mean() for m in ([model] if how.startswith("closure") else used))
+            loss.backward()
+            return loss
+
+        return evaluate
+
+    if how.startswith("in"):
+        used.append(second.eval())
+    optimizer = SAM(torch.optim.SGD([*first.parameters(), *second.parameters()], lr=0.1))
+    optimizer.step(around(first))
+    if how.startswith("in"):
+        second.train()
+    elif how.startswith("one"):
+        used.append(second)
+    optimizer.step(around(second))
+    assert second[1].num_batches_tracked == 1
+
+
 @pytest.mark.parametrize("fails", [False, True])
 @pytest.mark.parametrize("name", METHODS)
 def test_no_hook_is_left_on_the_modules(toy, name, fails):
     one = toy(name)
+    hooks = []
 
     def watch(evaluate, call):
-        assert len(_global_forward_pre_hooks) == 1
+        hooks.append(len(_global_forward_pre_hooks))
         if fails:
             raise RuntimeError("on purpose")
         return evaluate()
 
-    with pytest.raises(RuntimeError, match="on purpose") if fails else nullcontext():
-        one.step(watch)
-    assert not _global_forward_pre_hooks
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="on purpose") if fails else nullcontext():
+            one.step(watch)
+        assert not _global_forward_pre_hooks
+    assert hooks[0] == 1 and any(hooks[len(hooks) // 2 :]) == fails  # a closure that is known is evaluated without
 
 
 # --- memory

@@ -74,11 +74,6 @@ class ExplorerScreen(Live):
                 trace.on_click(told("clicked"))
                 trace.on_hover(told("hovered"))
 
-    def settle(self) -> None:
-        """A figure that was drawn before its place had a width takes that width now."""
-        self.figure.layout.autosize = False
-        self.figure.layout.autosize = True
-
     def turn(self) -> float | None:
         while self._asked:
             name, value = self._asked.pop(0)

@@ -19,10 +19,11 @@ SETTLED = 2.0  # seconds after which a front end has laid out what it was given
 
 
 class Live:
-    """A screen: ``box`` holds its widgets; ``turn`` applies, works, draws, and says after how many seconds to come again (None:
+    """A screen: ``box`` holds its widgets, among them ``figure``; ``turn`` applies, works, draws, and says after how many seconds to come again (None:
     when something is asked for); ``fail`` shows an error."""
 
     box: Any
+    figure: Any
 
     def __init__(self) -> None:
         self._asked: list[tuple[str, Any]] = []
@@ -87,7 +88,9 @@ class Live:
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Called once, when the front end has had time to lay out its widgets."""
+        """A figure that was drawn before its place had a width takes that width now."""
+        self.figure.layout.autosize = False
+        self.figure.layout.autosize = True
 
     def draw(self) -> None:
         raise NotImplementedError

@@ -34,7 +34,7 @@ class Race:
         self.status = "ready"
         self._screen = None
         self._run = Run(state.settings)
-        self._left: dict[str, tuple] = {}
+        self.left: dict[str, tuple] = {}  # problems that wait for the race to come back
 
     @property
     def record(self) -> Record:
@@ -90,9 +90,9 @@ class Race:
         """
         state = self.state.replace(**changes)
         if state.problem != self.state.problem:
-            self._left[self.state.problem] = self.state, self._run, self.ghost, self.status
-            if set(changes) == {"problem"} and state.problem in self._left:
-                self.state, self._run, self.ghost, self.status = self._left[state.problem]
+            self.left[self.state.problem] = self.state, self._run, self.ghost, self.status
+            if set(changes) == {"problem"} and state.problem in self.left:
+                self.state, self._run, self.ghost, self.status = self.left[state.problem]
             else:
                 self.state, self._run, self.ghost, self.status = state, Run(state.settings), None, "ready"
             self._changed()

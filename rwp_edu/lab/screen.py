@@ -20,6 +20,7 @@ from rwp_edu import figures, methods, problems
 from rwp_edu.lab import words
 from rwp_edu.lab.controls import STYLE, Chips, Control
 from rwp_edu.lab.live import Live
+from rwp_edu.lab.opening import MEGABYTES, OTHER, Download, Opening
 from rwp_edu.lab.state import PRESETS, VIEW
 from rwp_edu.settings import parameters
 from rwp_edu.training import one_thread
@@ -90,9 +91,9 @@ class Screen(Live):
         self.save = self._button("Save record", "download", "write the record so far as JSON into rwp_edu_runs/", "save")
         select = {"layout": {"width": "auto"}}
         self.preset = w.Dropdown(tooltip="a question with settings that answer it", **select)
-        known = problems.PROBLEMS | problems.OWN | {self.race.state.problem: problems.get(self.race.state.problem)}
-        self.problem = w.Dropdown(options=[(row.title, name) for name, row in known.items()], value=self.race.state.problem,
+        self.problem = w.Dropdown(options=self._problems(), value=self.race.state.problem,
                                   tooltip="what is trained; a run that is left waits here for you", **select)  # fmt: skip
+        self.opening, self.download = Opening(self.store), None
         self.problem.observe(lambda change: self.store("problem", change["new"]), names="value")
         self.preset.observe(lambda change: change["new"] and self.store("preset", change["new"]), names="value")
         self.question = w.HTML()
@@ -108,6 +109,10 @@ class Screen(Live):
         self.code = w.Textarea(layout={"width": "100%", "height": "330px"}, continuous_update=False)
         self.setting = w.Textarea(layout={"width": "100%", "height": "60px"}, continuous_update=False)
         self.coded.observe(lambda _: self.store("coded", None), names="value")
+
+    def _problems(self) -> list[tuple[str, str]]:
+        known = (*problems.PROBLEMS, *problems.OWN, *self.race.left, self.race.state.problem)
+        return [*((problems.get(name).title, name) for name in dict.fromkeys(known)), (OTHER, OTHER)]
 
     def _make_controls(self) -> None:
         """Sliders and menus for the settings of the problem, grouped."""
@@ -151,7 +156,7 @@ class Screen(Live):
             [code, w.VBox([self.setting, self.save])], titles=["copy as code", "setting and record"], selected_index=None
         )
         body = w.HBox([self.left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
-        box = w.VBox([w.HTML(STYLE), top, self.chips.box, self.question, body, self.status, self.around, extras])
+        box = w.VBox([w.HTML(STYLE), top, self.opening.box, self.chips.box, self.question, body, self.status, self.around, extras])
         box.add_class("rwp-lab")
         for widget, name in ((self.says, "rwp-says-box"), (self.status, "rwp-status-box")):
             widget.add_class(name)
@@ -184,10 +189,14 @@ class Screen(Live):
                     self.question.value = (
                         f"<div class='rwp-question'><b>{PRESETS[value].title}.</b> {PRESETS[value].question}</div>"
                     )
+                case "problem" if value == OTHER:
+                    self.opening.show()
                 case "problem":
-                    self._stop("paused")
-                    self.question.value = ""
-                    race.set(problem=value)
+                    self._leave_for(value)
+                case "open":
+                    self._open(value)
+                case "download":
+                    self.download = self.download or Download(value, self.wake)
                 case "look":
                     self._look_around()
                 case "save":
@@ -218,6 +227,31 @@ class Screen(Live):
         if self.running:
             self.running, self.race.status = False, status
 
+    def _leave_for(self, problem: str) -> None:
+        self._stop("paused")
+        self.race.set(problem=problem)
+        self.question.value = ""
+        self.opening.show(False)
+
+    def _open(self, name: str) -> None:
+        name = name.strip()
+        try:
+            self._leave_for(name)
+        except FileNotFoundError:
+            self.opening.offer(name in MEGABYTES)
+            if name not in MEGABYTES:
+                raise
+            self.race.status = f"{name} is not on this machine yet: Download gets it, about {MEGABYTES[name]} MB"
+
+    def _receive(self) -> None:
+        """Say how far the download is; open what has come."""
+        got, self.race.status = self.download, str(self.download)
+        if got.done:
+            self.download = None
+            if got.error:
+                raise got.error
+            self._leave_for(got.name)
+
     def _look_around(self) -> None:
         """Open what is around the runs as they are now, in place of what was open."""
         self.race._run.complete()
@@ -232,6 +266,8 @@ class Screen(Live):
     def turn(self) -> float | None:
         if self._obey():
             self._next_draw = 0.0
+        if self.download:
+            self._receive()
         if self.running:
             self._train()
         if self.race._run.collect():
@@ -244,8 +280,8 @@ class Screen(Live):
             self._next_draw = now + max(pause, 4 * (now - began))
         if self.running:
             return 0.01 if self.race.state.pace else 0.001
-        if self.race._run.looking:
-            return 0.05
+        if self.race._run.looking or self.download:
+            return 0.05 if self.race._run.looking else 0.5
         self._remember()
         return None
 
@@ -289,6 +325,8 @@ class Screen(Live):
         self._showing = get_ident()
         try:
             self._make_controls()
+            if self.problem.options != (known := tuple(self._problems())):
+                self.problem.options = known
             self.problem.value = state.problem
             waiting = race.waiting
             for name, control in self.controls.items():

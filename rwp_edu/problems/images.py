@@ -70,8 +70,9 @@ class Images(Networks):
     """A network on ``train`` pictures (0: all there are) of which a fraction ``label_noise`` got a random label, measured on ``test`` others (0: all).
 
     Every seed has its own choice of training pictures, wrong labels, initial weights, batches and augmentation, the same for every
-    method. Pictures stay uint8; a batch is normalised by the mean and standard deviation of the training pictures (with ImageNet's
-    weights: by those of ImageNet). Batch 1, for methods with two batches, is an independent draw.
+    method. A ``batch`` of more pictures than there are is all of them. Pictures stay uint8; a batch is normalised by the mean and standard
+    deviation of the training pictures (with ImageNet's weights: by those of ImageNet). Batch 1, for methods with two batches, is an
+    independent draw.
 
     >>> from rwp_edu.datasets import bundled
     >>> problem = Images([0], bundled(), train=100, batch=20, width=4)
@@ -101,8 +102,8 @@ class Images(Networks):
     ):
         (x, y), (test_x, test_y) = pictures.train, pictures.test
         train, test = train or len(x), min(test or len(test_x), len(test_x))
-        if not 1 <= batch <= train <= len(x):
-            raise ValueError(f"1 <= batch <= train <= {len(x)} must hold, got batch={batch}, train={train}")
+        if not (1 <= train <= len(x) and batch >= 1):
+            raise ValueError(f"batch >= 1 and 1 <= train <= {len(x)} must hold, got batch={batch}, train={train}")
         if weights and x.shape[1] != 3:
             raise ValueError(f"weights of networks for colour pictures do not suit pictures with {x.shape[1]} channel")
         classes, device = len(pictures.classes), torch.device(device)
@@ -115,7 +116,7 @@ class Images(Networks):
         given = [mislabelled(own, s, label_noise, len(x), classes) for s, own in zip(seeds, clean)]
         self._given, self._wrong = ([t.to(device) for t in own] for own in (given, [g != c for g, c in zip(given, clean)]))
         self._tested = torch.randperm(len(test_x), generator=generator(0, "test split"))[:test].to(device)
-        self._batch = batch
+        self._batch = min(batch, train)
         build = partial(models.build, model, weights, classes=classes, channels=x.shape[1], width=width, norm=norm, size=pictures.size)
         smoothed = partial(cross_entropy, label_smoothing=label_smoothing)
         super().__init__(seeds, build, loss=smoothed, measured_loss=cross_entropy, device=device, dtype=dtype, **how)
