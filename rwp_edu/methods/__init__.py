@@ -59,7 +59,7 @@ PARAMETERS: dict[str, Parameter] = {
         Parameter("remove", "σ", 1.0, "F-SAM: how much of the moving average the ascent leaves out", slider=(0.0, 1.0),
                   title="F-SAM's removal"),
         Parameter("alpha", "α", 0.4, "GSAM: weight of the orthogonal part of the clean gradient", title="GSAM's weight"),
-        Parameter("pull", "λ", 1.0, "R-SAM: weight of the gradient against the noise in the ascent", slider=(0.0, 10.0), step=0.1,
+        Parameter("pull", "λ", 2.0, "R-SAM: weight of the gradient against the noise in the ascent", slider=(0.0, 10.0), step=0.1,
                   title="R-SAM's pull"),
         Parameter("examples", "N", 300, "bSAM: number of training examples", low=1, slider=(50, 500), step=50, title="bSAM's examples"),
         Parameter("prior", "", 40.0, "bSAM: precision of the prior; prior/N acts as weight decay", slider=(0.0, 50.0), step=0.5,

@@ -108,8 +108,10 @@ def gsam(w: Tensor, rho: float, alpha: float) -> Conversation:
 def rsam(w: Tensor, noise: Callable, rho: float, pull: float) -> Conversation:
     """g = ∇L(w + ρ d/‖d‖), d = u + λ ∇L(w + u): random SAM, the ascent starts at a random point nearby.
 
-    Liu et al., Random Sharpness-Aware Minimization, NeurIPS 2022. ``pull`` is λ. The paper's text was not at hand: the formula is
-    as recalled from it. A widespread variant leaves u out of the direction and never undoes its ascent; this is not that.
+    Liu et al., Random Sharpness-Aware Minimization, NeurIPS 2022. ``pull`` is λ, 2 in the authors' released code for vision transformers.
+    There the noise is filter-wise with σ growing from 0.0005 to five times that along a cosine (``scale="cosine"`` here), ρ follows
+    the learning rate, and one key draws the noise of all parameters, so that layers of one shape get the same; here all draws are
+    independent. A widespread variant leaves u out of the direction and never undoes its ascent; this is not that.
     """
     u = noise(w)
     (g,) = yield [At(w + u)]
