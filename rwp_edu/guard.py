@@ -6,7 +6,7 @@ import gc
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, Self
 
@@ -37,17 +37,21 @@ class Watch:
 
     def knows(self, closure: Callable[[], Any], now: bool = False) -> bool:
         """Whether an evaluation of this closure was watched before; ``now`` it was."""
-        held: list[Any] = []
+        held: tuple[Any, ...] = ()
         while isinstance(closure, partial):
             held += closure.args
             closure = closure.func
-        for cell in getattr(closure, "__closure__", None) or ():
-            with suppress(ValueError):  # a variable that has no value yet
-                held.append(cell.cell_contents)
         code = getattr(closure, "__code__", type(closure))
         if now:
             self.code.add(code)
-        return not self.homeless and code in self.code and all(value in self.modules for value in held if isinstance(value, Module))
+        if self.homeless or code not in self.code:
+            return False
+        for cell in getattr(closure, "__closure__", None) or ():
+            try:
+                held += (cell.cell_contents,)
+            except ValueError:  # a variable that has no value yet
+                continue
+        return all(value in self.modules for value in held if isinstance(value, Module))
 
     def add(self, module: Module) -> list[Module]:
         """Those inside it that are new."""
@@ -132,10 +136,12 @@ class Guard:
             self._set_rng()
         self.watch.look_around()
         self._remember(self.watch.modules)
-        met = nullcontext() if self.watch.knows(closure) else self._meeting(closure)
+        known = self.watch.knows(closure)
         torch.set_grad_enabled(True)
         try:
-            with met:
+            if known:
+                return closure()
+            with self._meeting(closure):
                 return closure()
         finally:
             torch.set_grad_enabled(False)

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class At:
     """One question: the gradient at weights ``w``, shape ``(P,)`` or ``(R, P)``, on mini-batch number ``batch``, or on part
     number ``part`` of that batch cut into ``of`` parts."""
