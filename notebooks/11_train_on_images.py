@@ -157,7 +157,7 @@ print(mine.summary)
 # ```
 #
 # ```text
-# rwp-edu train cifar10 --download --methods sgd,sam,m-rwp --set model=resnet18 --set norm=batch --set precision=bfloat16 --out results
+# rwp-edu train cifar10 --download --methods sgd,sam,m-rwp --set model=resnet18 --set precision=bfloat16 --out results
 # rwp-edu train --resume results
 # ```
 #

@@ -328,9 +328,16 @@ OWN: dict[str, Problem] = {}  # what :func:`add` has made
 
 @cache
 def _like_images(name: str, title: str, **defaults: Any) -> Problem:
-    """The row of ``images`` for other pictures, all of them by default, and fewer runs of more updates."""
-    row, defaults = PROBLEMS["images"], {"train": 0, "test": 1000, "label_noise": 0.0} | defaults
-    here = {**row.here, "steps": {"default": 1000}, "seeds": {"default": 1}, "record_every": {"default": 100}}
+    """The row of ``images`` for other pictures: all of them, BatchNorm, fewer runs of more updates, and the published strengths."""
+    row, defaults = PROBLEMS["images"], {"train": 0, "test": 1000, "label_noise": 0.0, "batch": 100, "norm": "batch"} | defaults
+    here = {
+        **row.here,
+        "sigma": {"default": 0.01, "slider": (0.0, 0.1), "ticks": ((0.0, "0"), (0.01, "published"), (0.05, "0.05"), (0.1, "0.1"))},
+        "rho": {"default": 0.05, "slider": (0.0, 0.5), "ticks": ((0.05, "published"), (0.25, "0.25"), (0.5, "0.5"))},
+        "steps": {"default": 1000},
+        "seeds": {"default": 1},
+        "record_every": {"default": 100},
+    }
     own = tuple(replace(p, default=defaults.get(p.name, p.default)) for p in row.parameters)
     return replace(row, name=name, title=title, parameters=own, here=here, like="images")
 
