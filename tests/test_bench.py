@@ -120,3 +120,15 @@ def test_what_is_told():
     told = []
     measure((row([3.0] * 4, [1.5] * 4),), True, lambda done, of: told.append((done, of)))
     assert told == [(0, 1), (1, 1)]
+
+
+@pytest.mark.parametrize("method", ["sgd", "m-rwp", "sam"])
+def test_what_is_measured_on_a_gpu_runs_on_a_cpu_too(method):
+    assert bench.images_of(method, "cpu", batch=2, steps=1)() > 0
+    assert bench.updates_of(method, "cpu", updates=2)() > 0
+
+
+def test_without_a_gpu_its_rows_are_skipped_with_the_reason(monkeypatch):
+    monkeypatch.setattr(bench.torch.cuda, "is_available", lambda: False)
+    rows = tuple(r for r in ROWS if "on a GPU" in r.name)
+    assert len(rows) == 4 and {r["skipped"] for r in measure(rows)} == {"needs a GPU for CUDA"}
