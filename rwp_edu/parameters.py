@@ -41,7 +41,7 @@ def strict_json(value: Any) -> str:
 class Parameter:
     """One parameter of a method or of the training.
 
-    ``title`` is what a screen calls it. ``low`` and ``high`` bound what is possible; ``slider`` bounds what a slider offers; ``ticks`` label values that mean
+    ``title`` is what a screen calls it, ``labels`` what it calls the ``choices`` where that is more than their names. ``low`` and ``high`` bound what is possible; ``slider`` bounds what a slider offers; ``ticks`` label values that mean
     something; ``live`` tells whether a running training takes a new value at once.
     """
 
@@ -58,6 +58,7 @@ class Parameter:
     ticks: tuple[tuple[float, str], ...] = ()
     live: bool = True
     title: str = ""
+    labels: tuple[str, ...] = ()
 
     @property
     def type(self) -> Callable:

@@ -61,6 +61,18 @@ def test_few_seeds_have_no_verdict_and_a_statement_that_is_not_there_is_the_last
     assert all(len(claim.statements) <= STATEMENTS for claim in CLAIMS.values())
 
 
+def test_claims_are_chosen_by_title_and_statements_in_words():
+    lab = trial(claim="naive-noise-digits", seeds=2, statement="3", budget="a quarter")
+    controls = lab.screen.controls
+    assert controls["claim"].input.label == CLAIMS["naive-noise-digits"].title
+    words = [label for label, _ in controls["statement"].input.options]
+    assert len(words) == 3 and all(f"{k + 1}  " in w and s.left in w for k, (w, s) in enumerate(zip(words, lab.claim.statements)))
+    lab.set(claim="m-rwp-and-rwp")
+    lab.screen.draw()
+    assert lab.state.statement == "1" and controls["claim"].input.label == CLAIMS["m-rwp-and-rwp"].title
+    assert len(controls["statement"].input.options) == len(lab.claim.statements)
+
+
 @pytest.mark.parametrize("claim", CLAIMS)
 def test_every_claim_can_be_opened(claim):
     lab = trial(claim=claim)

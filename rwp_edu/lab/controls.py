@@ -90,7 +90,7 @@ class Control:
     def _input(row: Parameter, value: Any) -> w.Widget:
         common = {"value": value, "tooltip": f"{row.meaning}; {row.allowed}", "layout": {"width": "100%", "margin": "0"}}
         if row.choices:
-            return w.Dropdown(options=row.choices, **common)
+            return w.Dropdown(options=tuple(zip(row.labels or row.choices, row.choices)), **common)
         if row.type is str:
             return w.Text(continuous_update=False, placeholder="none", **common)
         if row.name == "seed":
@@ -141,7 +141,8 @@ class Control:
         Other bounds need another slider: a front end answers new bounds with the old value, cut to them.
         """
         row, before, changed = row or self.row, self.row, value != self.value
-        if row.slider != before.slider or self._linear and not self.input.min <= value <= self.input.max:
+        chosen_from = (row.choices, row.labels) != (before.choices, before.labels)
+        if chosen_from or row.slider != before.slider or self._linear and not self.input.min <= value <= self.input.max:
             former = self.input
             former.unobserve_all()
             self._make(row, value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,23 @@ class Trial(Explorer):
         return CLAIMS[self.state.claim]
 
     @property
+    def rows(self) -> dict[str, Parameter]:
+        """The claims by their titles, the statements of this claim in words."""
+        table = self.state.TABLE
+        said = [report.told(s, self._metric_of(s.metric)) for s in self.claim.statements]
+        numbers = table["statement"].choices[: max(len(said), int(self.state.statement))]
+        labels = tuple(f"{number}  {words}" for number, words in zip(numbers, said)) + numbers[len(said) :]
+        claims = tuple(claim.title for claim in CLAIMS.values())
+        return table | {
+            "claim": replace(table["claim"], labels=claims),
+            "statement": replace(table["statement"], choices=numbers, labels=labels),
+        }
+
+    def set(self, **changes: Any) -> None:
+        """Change the state; another claim begins at its first statement."""
+        super().set(**({"statement": "1"} if "claim" in changes else {}) | changes)
+
+    @property
     def settings(self) -> dict[str, Any]:
         """The settings of the experiment, with the chosen budget."""
         given, factor = dict(self.claim.settings), BUDGETS[self.state.budget]
@@ -109,7 +127,10 @@ class Trial(Explorer):
         return min(int(self.state.statement), len(self.claim.statements)) - 1
 
     def _metric(self) -> Metric:
-        return report.metric_of(self.result(), self.claim.statements[self._number].metric)
+        return self._metric_of(self.claim.statements[self._number].metric)
+
+    def _metric_of(self, name: str) -> Metric:
+        return report.metric_of(Result(self.claim, self.settings, {}, (), math.nan, False), name)
 
     def _running(self, values: Mapping[tuple[str, str], np.ndarray]) -> list[tuple[int, float, float, float]]:
         """The judgement after 4, 5, ... seeds."""
