@@ -67,9 +67,11 @@ class Live:
 
     def end(self) -> None:
         """Stop the loop and give the widgets back."""
+        from rwp_edu.lab.controls import close
+
         if self._task is not None:
             self._task.cancel()
-        _close(self.box)
+        close(self.box)
 
     async def _live(self) -> None:
         while True:
@@ -97,10 +99,3 @@ class Live:
 
     def fail(self, error: Exception) -> None:
         raise NotImplementedError
-
-
-def _close(widget: Any) -> None:
-    """Close a widget and all that it holds."""
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()
