@@ -405,7 +405,7 @@ def table_of(record: Any, where: str) -> str:
     if any(row["diverged"] for row in results):
         heads.append("diverged")
         rows = [[*cells, f"{row['diverged']} of {s.seeds}" if row["diverged"] else "-"] for cells, row in zip(rows, results)]
-    own = ", ".join(f"{row.title} {told_of(getattr(s, row.name))}" for row in problem.parameters if said(row, getattr(s, row.name)))
+    own = ", ".join(f"{row.title} {told_of(row, getattr(s, row.name))}" for row in problem.parameters if said(row, getattr(s, row.name)))
     mean = "geometric mean ×/÷ its standard error" if score.log else "mean ± standard error"
     return "\n".join(
         (
@@ -419,11 +419,14 @@ def table_of(record: Any, where: str) -> str:
 
 def said(row: Parameter, value: Any) -> bool:
     """Is this setting worth a word? One of a number always is, a choice only if it is not the usual one."""
-    return row.type is not str and value != 0 or value != row.default
+    return row.type is not str and value != 0 or value != row.default or (value, ALL) in row.ticks
 
 
-def told_of(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, (int, float)) else str(value)
+ALL = "all"
+
+
+def told_of(row: Parameter, value: Any) -> str:
+    return ALL if (value, ALL) in row.ticks else f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
 
 # ----------------------------------------------------------------------------------------------------------------- bench
