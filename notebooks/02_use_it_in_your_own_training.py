@@ -353,6 +353,9 @@ assert (
 )
 
 # %% [markdown]
+# `torch.compile` needs nothing from you either: compile the model, or the function in the closure, before or after the optimizer is made. It is compiled twice, because the
+# first step looks for modules with buffers, such as BatchNorm, by a hook; from then on the steps run without it.
+#
 # ## Checkpoints
 #
 # Save the `state_dict` of *every* part. That of the optimizer holds the base optimizer's state, the generator of the noise and
