@@ -35,23 +35,20 @@ class Watch:
         self.code: set[Any] = set()
         self.homeless, self.compiled = set(self.parameters), False
 
-    def knows(self, closure: Callable[[], Any], now: bool = False) -> bool:
-        """Whether an evaluation of this closure was watched before; ``now`` it was."""
-        held: tuple[Any, ...] = ()
-        while isinstance(closure, partial):
-            held += closure.args
-            closure = closure.func
-        code = getattr(closure, "__code__", type(closure))
-        if now:
-            self.code.add(code)
-        if self.homeless or code not in self.code:
+    def knows(self, closure: Callable[[], Any]) -> bool:
+        """Whether an evaluation of this closure was watched before."""
+        if self.homeless:
             return False
-        for cell in getattr(closure, "__closure__", None) or ():
-            try:
-                held += (cell.cell_contents,)
-            except ValueError:  # a variable that has no value yet
-                continue
-        return all(value in self.modules for value in held if isinstance(value, Module))
+        code, held = _what(closure)
+        return code in self.code and all(value in self.modules for value in held if isinstance(value, Module))
+
+    def has_met(self, closure: Callable[[], Any]) -> None:
+        """It was watched; modules in its variables that it did not call are known as well."""
+        code, held = _what(closure)
+        self.code.add(code)
+        for value in held:
+            if isinstance(value, Module):
+                self.add(value)
 
     def add(self, module: Module) -> list[Module]:
         """Those inside it that are new."""
@@ -68,6 +65,20 @@ class Watch:
         for module in [o for o in gc.get_objects() if issubclass(type(o), Module)]:
             if module not in self.modules and any(id(p) in self.parameters for p in module.parameters()):
                 self.add(module)
+
+
+def _what(closure: Callable[[], Any]) -> tuple[Any, list[Any]]:
+    """The code of a closure and what its variables hold."""
+    held: list[Any] = []
+    while isinstance(closure, partial):
+        held += closure.args
+        closure = closure.func
+    for cell in getattr(closure, "__closure__", None) or ():
+        try:
+            held.append(cell.cell_contents)
+        except ValueError:  # a variable that has no value yet
+            continue
+    return getattr(closure, "__code__", type(closure)), held
 
 
 class Guard:
@@ -155,7 +166,7 @@ class Guard:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Using `torch.compile.module.` when there are global hooks")
                 yield
-            self.watch.knows(closure, now=True)
+            self.watch.has_met(closure)
         finally:
             hook.remove()
 

@@ -294,6 +294,21 @@ def test_no_hook_is_left_on_the_modules(toy, name, fails):
     assert hooks[0] == 1 and any(hooks[len(hooks) // 2 :]) == fails  # a closure that is known is evaluated without
 
 
+def test_a_module_that_a_closure_holds_without_calling_it_does_not_keep_the_hook(toy):
+    model, teacher, hooks = nn.Linear(2, 1), nn.Linear(2, 1), []
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
+
+    def closure():
+        hooks.append(len(_global_forward_pre_hooks))
+        loss = model(torch.ones(1, 2)).square().sum() if model is not teacher else None
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+    optimizer.step(closure)
+    assert hooks == [1, 0, 0, 0]
+
+
 # --- memory
 
 
