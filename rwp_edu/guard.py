@@ -26,7 +26,8 @@ class Watch:
 
     They are found by a hook on the forward pass of every module. It slows modules down and has ``torch.compile`` compile anew, so it is
     used only while a closure is evaluated whose code, or a module in whose variables, was not met before, or as long as a parameter is in no
-    module that was met. What is compiled calls no hooks: where ``torch.compile`` is in use the modules around the parameters are looked up.
+    module that was met. What is compiled calls no hooks: where ``torch.compile`` is in use the modules around the parameters are looked up, once, in some tenths of a
+    second.
     """
 
     def __init__(self, parameters: Iterable[Tensor]):

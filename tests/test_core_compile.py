@@ -1,11 +1,21 @@
 """The optimizer around what ``torch.compile`` has compiled, in each of the three ways to say it."""
 
+import sys
+
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from rwp_edu.guard import COMPILES
 from rwp_edu.optim import OPTIMIZERS
+
+
+@pytest.fixture(scope="module", autouse=True)
+def only_here():
+    """Where something was compiled every new optimizer looks through the heap once, a quarter of a second: not in all other tests, please."""
+    yield
+    sys.modules.pop(COMPILES, None)
 
 FORMS = {
     "plain": lambda model, loss_of: (model, loss_of),
