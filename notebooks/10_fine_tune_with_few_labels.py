@@ -138,6 +138,31 @@ table(clean)
 # This is a network of 8,645 weights on images of 8 x 8 pixels. What carries over is the comparison, not the per cents: always show SGD with a tuned weight decay and
 # with twice the updates beside a method that costs two gradients.
 #
+# ## One scale up: a ResNet on pictures of your own
+#
+# The command line does the same with torchvision's ResNets. Train a network on one set of classes, or take one from elsewhere, and start from it on another set: the last layer is
+# made anew because there are other classes, everything else has to fit.
+#
+# ```text
+# rwp-edu train folder:first --set model=resnet18 --set batch=50 --set crop=4 --set flip=on --steps 400 --methods sgd --out pre
+# rwp-edu train folder:second --set model=resnet18 --set weights=pre/networks/sgd-seed0.pt --set train=100 --set label_noise=0.3 \
+#     --set batch=25 --set lr=0.02 --steps 100 --seeds 2 --methods sgd,sam:rho=0.1,rwp:sigma=0.03,m-rwp:sigma=0.06
+# ```
+#
+# (With `weights=IMAGENET1K_V1` it starts from ImageNet's weights, which torchvision downloads.) With five classes of CIFAR-10, 500 pictures of each, as `first` and 20 pictures
+# of each of the other five as `second`, on one core and with two seeds, we got
+#
+# | | test accuracy | test loss | wrong labels learnt | distance from the start |
+# |---|---|---|---|---|
+# | SGD | 43.4 ± 2.4 % | 1.47 | 54 % | 2.0 |
+# | SAM, ρ = 0.1 | 42.3 ± 1.1 % | 1.36 | 33 % | 1.9 |
+# | RWP, σ = 0.03 | 35.9 ± 1.1 % | 1.42 | 31 % | 3.1 |
+# | m-RWP, σ = 0.06 | 41.5 ± 1.0 % | 1.37 | 24 % | 5.8 |
+#
+# The perturbed methods learn about half as many wrong labels and have the smaller test loss, and none is more accurate: after 400 updates the network that they start from knows too little (47 %
+# on its own five classes) to be worth protecting, and even a σ of a fifth of the one above may be too large for 11 million weights. A result like this one is no verdict on a method; it is
+# what a first run looks like before anything is tuned.
+#
 # ## Sources
 #
 # - NSO, its regime and its bound: [arXiv:2306.08553](https://arxiv.org/abs/2306.08553)

@@ -149,7 +149,8 @@ mine.run()
 print(mine.summary)
 
 # %% [markdown]
-# CIFAR-10, CIFAR-100 and Fashion-MNIST are downloaded when you ask for them (170 MB, 169 MB, 31 MB), on the command line or here; then they are problems like any other:
+# CIFAR-10, CIFAR-100 and Fashion-MNIST are downloaded when you ask for them (170 MB, 169 MB, 31 MB): by *other pictures ...* in the menu of problems, on the command line or here.
+# Then they are problems like any other, with BatchNorm, batches of 100 and the published strengths as defaults:
 #
 # ```python
 # rwp_edu.datasets.fetch("cifar10")
