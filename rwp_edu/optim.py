@@ -38,7 +38,7 @@ from rwp_edu import methods
 from rwp_edu.guard import Guard, Watch
 from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
-from rwp_edu.points import At, Layout, drive
+from rwp_edu.points import FEW, At, Layout, drive
 
 _WRAPPER = Optimizer.profile_hook_step(lambda self: None).__code__  # what torch puts around every step: hooks, and word to a profiler
 _GLOBAL_HOOKS = torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks
@@ -145,7 +145,7 @@ class PerturbedOptimizer(Optimizer):
         def gradients(points: Iterator[At]) -> Iterator[Tensor]:
             for at in points:
                 if at.w is not w or losses:
-                    torch._foreach_copy_(plan.trained, plan.views(at.w))
+                    plan.put(at.w)
                 slot = at.batch * at.of + at.part if len(closures) > 1 else 0
                 del at  # its weights are not needed any more
                 losses.append(guard.evaluate(closures[slot]))
@@ -276,6 +276,8 @@ class _Plan:
         self.w = torch.empty(self.layout.size, dtype=self.dtype, device=device)
         self.clean = self.views(self.w)  # what the weights are put back from
         self.watch = Watch(self.trained)
+        self.point = torch.empty_like(self.w) if self.layout.size < FEW else None
+        self.pieces = () if self.point is None else self.views(self.point)
 
     def equip(self, optimizer: PerturbedOptimizer, values: list[list]) -> None:
         row, hyper = methods.get(optimizer.method), self._hyper(optimizer)
@@ -301,6 +303,12 @@ class _Plan:
             else:
                 raise ValueError(f"{key} must be the same in all parameter groups, got {values}")
         return hyper
+
+    def put(self, flat: Tensor) -> None:
+        """Set the parameters to flat weights; where there are few, one more copy is cheaper than cutting them up."""
+        if self.point is not None:
+            self.point.copy_(flat)
+        torch._foreach_copy_(self.trained, self.pieces or self.views(flat))
 
     def views(self, flat: Tensor) -> Sequence[Tensor]:
         return _unflatten_dense_tensors(flat, self.trained)
