@@ -106,12 +106,14 @@ def test_error_in_the_status_line(page):
 
 def test_other_pictures_are_opened_from_the_menu(page, folder):
     chosen = "document.querySelector('.rwp-lab select').selectedOptions[0].text.replaceAll('\\u00a0', ' ') === '{}'"
+    drawn = "document.querySelector('.rwp-lab .js-plotly-plot').layout.annotations.some(a => a.text.includes('{}'))"
     page.locator(".rwp-lab select").first.select_option(label="other pictures ...")
     page.fill(".rwp-opening input", f"folder:{folder}")
     page.locator(".rwp-opening button:has-text('Open')").click()
-    until(page, chosen.format("Pictures in pictures"))
+    until(page, f"{chosen.format('Pictures in pictures')} && {drawn.format('test loss')}")
     page.locator(".rwp-lab select").first.select_option(label="Digits with wrong labels")
-    until(page, chosen.format("Digits with wrong labels"))
+    until(page, f"{chosen.format('Digits with wrong labels')} && {drawn.format('wrong labels learnt')}")
+    python(page, "print(lab.status)")  # the kernel has drawn its controls too
 
 
 def test_methods_presets_and_axes(page):
