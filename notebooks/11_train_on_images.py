@@ -162,6 +162,23 @@ print(mine.summary)
 # rwp-edu train --resume results
 # ```
 #
+# What to expect from a laptop: we took 5,000 pictures of CIFAR-10 to train and 2,000 to test on, the residual CNN with BatchNorm (77,850 weights), no augmentation, 1,000 updates, one seed
+# (two minutes for SGD on one core):
+#
+# | | right labels | train | 30 % wrong labels | of them learnt |
+# |---|---|---|---|---|
+# | SGD | 60.5 % | 91 % | 50.4 % | 22 % |
+# | SGD, 2,000 updates | 56.4 % | 100 % | | |
+# | SAM, ρ = 0.1 | 59.7 % | 76 % | 53.2 % | 10 % |
+# | RWP, σ = 0.03 | 57.5 % | 66 % | 52.9 % | 8 % |
+# | RWP, σ = 0.01 | 58.9 % | 84 % | | |
+# | m-RWP, σ = 0.03 | 60.6 % | 90 % | | |
+# | m-RWP, σ = 0.06 | 57.5 % | 63 % | 52.5 % | 8 % |
+#
+# With right labels nobody gains: after 20 epochs the network has not learnt its pictures yet, and whatever holds it back costs accuracy (so do `crop` and `flip`: SGD 57.5 %). SGD with twice the updates has
+# learnt all of them by heart and is worse: there would be something to gain, and the published gains are of such long trainings. With wrong labels 1,000 updates are enough to see it: two to three
+# points, though one seed is one seed. (GroupNorm in place of BatchNorm: 47 %.)
+#
 # And any module with any loader is one, too. (The screen, checkpoints and the controls come with it.)
 
 # %%
