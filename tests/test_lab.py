@@ -387,23 +387,3 @@ def test_going_from_problem_to_problem_leaves_no_widgets_behind():
         screen.draw()
         counts.append(len(widget._instances))
     assert counts[1] == counts[3] == counts[5], counts
-
-
-def test_widgets_that_are_replaced_stay_until_the_front_end_has_let_them_go(monkeypatch):
-    """A front end makes views at leisure: a model that is gone meanwhile would break its box."""
-    from ipywidgets.widgets import widget
-
-    from rwp_edu.lab import controls
-
-    monkeypatch.setattr(controls, "RETIRED", 0.2)
-    lab = rwp_edu.lab.race(steps=10, seeds=1)
-    chips = [chip.model_id for chip in lab.screen.chips.box.children]
-
-    async def scene():
-        lab.set(problem="sensing")
-        lab.screen.draw()
-        assert all(name in widget._instances for name in chips)
-        await asyncio.sleep(0.5)
-        assert not any(name in widget._instances for name in chips)
-
-    asyncio.run(scene())

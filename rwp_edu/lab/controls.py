@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from dataclasses import replace
 from typing import Any
@@ -47,18 +46,6 @@ def close(widget: w.Widget) -> None:
     for part in parts:
         if isinstance(part, w.Widget):
             part.close()
-
-
-RETIRED = 30.0  # seconds
-
-
-def retire(widget: w.Widget) -> None:
-    """Close a widget that was replaced, when the front end has had time to take it off the screen: it makes views at leisure, and one whose model
-    is gone meanwhile would break the box that it is made for."""
-    try:
-        asyncio.get_running_loop().call_later(RETIRED, close, widget)
-    except RuntimeError:
-        close(widget)
 
 
 def headed(text: str) -> str:
@@ -170,7 +157,7 @@ class Control:
             former = self.input
             former.unobserve_all()
             self._make(row, value)
-            retire(former)
+            close(former)
             return
         self.row, self.value = row, value
         if changed or not self._at(self._plain(self.input.value)):  # else a correction would fight the hand on the slider
@@ -196,7 +183,7 @@ class Chips:
         self._made_for, former = wanted, self.box.children
         self.box.children = [self._chip(name, names, state) for name in names]
         for chip in former:
-            retire(chip)
+            close(chip)
 
     def _chip(self, name: str, names: tuple[str, ...], state: Any) -> w.Widget:
         entrant = Entrant.parse(name)

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from rwp_edu import figures, methods, problems
 from rwp_edu.lab import words
-from rwp_edu.lab.controls import STYLE, Chips, Control, retire
+from rwp_edu.lab.controls import STYLE, Chips, Control, close
 from rwp_edu.lab.live import Live
 from rwp_edu.lab.opening import MEGABYTES, OTHER, Download, Opening
 from rwp_edu.lab.state import PRESETS, VIEW
@@ -144,7 +144,7 @@ class Screen(Live):
             *folded("the problem (acts at Reset)", column((*own, *PROBLEM))),
         ]  # fmt: skip
         for box in former:
-            retire(box)
+            close(box)
 
     def _arrange(self) -> w.Widget:
         view = w.HBox([w.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing, self.third],
