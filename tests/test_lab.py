@@ -375,15 +375,3 @@ def test_pause_ends_between_two_updates():
     screen.turn()
     assert lab._run.whole and lab._run.updates == 1
     assert {runner.updates for own in lab._run.engine.runners for runner in own} == {1}
-
-
-def test_going_from_problem_to_problem_leaves_no_widgets_behind():
-    from ipywidgets.widgets import widget
-
-    lab = rwp_edu.lab.race(steps=10, seeds=1)
-    screen, counts = lab.screen, []
-    for problem in ("sensing", "digits") * 3:
-        lab.set(problem=problem)
-        screen.draw()
-        counts.append(len(widget._instances))
-    assert counts[1] == counts[3] == counts[5], counts

@@ -37,17 +37,6 @@ STYLE = """<style>
 </style>"""
 
 
-def close(widget: w.Widget) -> None:
-    """Close a widget with its layout, its style and all that it holds: each of them is a widget that the kernel would keep."""
-    for child in getattr(widget, "children", ()):
-        close(child)
-    parts = getattr(widget, "layout", None), getattr(widget, "style", None)
-    widget.close()
-    for part in parts:
-        if isinstance(part, w.Widget):
-            part.close()
-
-
 def headed(text: str) -> str:
     """A sentence under a picture."""
     return f"<div class='rwp-says'>{text}</div>"
@@ -157,7 +146,7 @@ class Control:
             former = self.input
             former.unobserve_all()
             self._make(row, value)
-            close(former)
+            former.close()
             return
         self.row, self.value = row, value
         if changed or not self._at(self._plain(self.input.value)):  # else a correction would fight the hand on the slider
@@ -180,10 +169,8 @@ class Chips:
         wanted = names, state.methods, state.k
         if wanted == self._made_for:
             return
-        self._made_for, former = wanted, self.box.children
+        self._made_for = wanted
         self.box.children = [self._chip(name, names, state) for name in names]
-        for chip in former:
-            close(chip)
 
     def _chip(self, name: str, names: tuple[str, ...], state: Any) -> w.Widget:
         entrant = Entrant.parse(name)

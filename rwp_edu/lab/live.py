@@ -67,11 +67,9 @@ class Live:
 
     def end(self) -> None:
         """Stop the loop and give the widgets back."""
-        from rwp_edu.lab.controls import close
-
         if self._task is not None:
             self._task.cancel()
-        close(self.box)
+        _close(self.box)
 
     async def _live(self) -> None:
         while True:
@@ -99,3 +97,10 @@ class Live:
 
     def fail(self, error: Exception) -> None:
         raise NotImplementedError
+
+
+def _close(widget: Any) -> None:
+    """Close a widget and all that it holds."""
+    for child in getattr(widget, "children", ()):
+        _close(child)
+    widget.close()

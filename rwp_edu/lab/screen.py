@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from rwp_edu import figures, methods, problems
 from rwp_edu.lab import words
-from rwp_edu.lab.controls import STYLE, Chips, Control, close
+from rwp_edu.lab.controls import STYLE, Chips, Control
 from rwp_edu.lab.live import Live
 from rwp_edu.lab.opening import MEGABYTES, OTHER, Download, Opening
 from rwp_edu.lab.state import PRESETS, VIEW
@@ -123,7 +123,6 @@ class Screen(Live):
         rows = parameters(state.problem)
         own = tuple(row.name for row in problems.get(state.problem).parameters)
         names = (*PERTURBATION, *DETAILS, *TRAINING, *own, *PROBLEM)
-        former = (*self.left.children, *(control.box for control in self.controls.values()))
         self.controls = {name: Control(rows[name], getattr(state, name), self.store) for name in names}
 
         def column(names: tuple[str, ...]) -> list[w.Widget]:
@@ -143,8 +142,6 @@ class Screen(Live):
             *folded("more about the methods", column(DETAILS)), *folded("more about the training", column(TRAINING[2:])),
             *folded("the problem (acts at Reset)", column((*own, *PROBLEM))),
         ]  # fmt: skip
-        for box in former:
-            close(box)
 
     def _arrange(self) -> w.Widget:
         view = w.HBox([w.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing, self.third],
