@@ -104,18 +104,6 @@ def test_error_in_the_status_line(page):
     until(page, f"{STATUS}.includes('ready')")
 
 
-def test_other_pictures_are_opened_from_the_menu(page, folder):
-    chosen = "document.querySelector('.rwp-lab select').selectedOptions[0].text.replaceAll('\\u00a0', ' ') === '{}'"
-    drawn = "document.querySelector('.rwp-lab .js-plotly-plot').layout.annotations.some(a => a.text.includes('{}'))"
-    page.locator(".rwp-lab select").first.select_option(label="other pictures ...")
-    page.fill(".rwp-opening input", f"folder:{folder}")
-    page.locator(".rwp-opening button:has-text('Open')").click()
-    until(page, f"{chosen.format('Pictures in pictures')} && {drawn.format('test loss')}")
-    page.locator(".rwp-lab select").first.select_option(label="Digits with wrong labels")
-    until(page, f"{chosen.format('Digits with wrong labels')} && {drawn.format('wrong labels learnt')}")
-    python(page, "print(lab.status)")  # the kernel has drawn its controls too
-
-
 def test_methods_presets_and_axes(page):
     page.locator(".rwp-lab .rwp-chip button:has-text('SAM')").first.click()
     until(page, "document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === 'SAM').visible === false")
@@ -192,6 +180,18 @@ def test_reload_keeps_the_picture(page):
 
 def test_no_errors_in_the_console(page):
     assert [text for text in page.errors if "favicon" not in text] == []
+
+
+def test_other_pictures_are_opened_from_the_menu(page, folder):
+    chosen = "document.querySelector('.rwp-lab select').selectedOptions[0].text.replaceAll('\\u00a0', ' ') === '{}'"
+    drawn = "document.querySelector('.rwp-lab .js-plotly-plot').layout.annotations.some(a => a.text.includes('{}'))"
+    page.locator(".rwp-lab select").first.select_option(label="other pictures ...")
+    page.fill(".rwp-opening input", f"folder:{folder}")
+    page.locator(".rwp-opening button:has-text('Open')").click()
+    until(page, f"{chosen.format('Pictures in pictures')} && {drawn.format('test loss')}")
+    page.locator(".rwp-lab select").first.select_option(label="Digits with wrong labels")
+    until(page, f"{chosen.format('Digits with wrong labels')} && {drawn.format('wrong labels learnt')}")
+    python(page, "print(lab.status)")  # the kernel has drawn its controls too
 
 
 def test_arrows_of_one_update(page):

@@ -375,3 +375,15 @@ def test_pause_ends_between_two_updates():
     screen.turn()
     assert lab._run.whole and lab._run.updates == 1
     assert {runner.updates for own in lab._run.engine.runners for runner in own} == {1}
+
+
+def test_controls_are_there_again_when_a_problem_comes_back():
+    lab = rwp_edu.lab.race(steps=10, seeds=1)
+    screen, controls = lab.screen, lab.screen.controls
+    lab.set(problem="sensing")
+    screen.draw()
+    assert screen.controls is not controls
+    lab.set(problem="digits", sigma=0.2)
+    screen.draw()
+    assert screen.controls is controls and controls["sigma"].input.value == 0.2
+    assert controls["sigma"].box in screen.left.children

@@ -70,6 +70,7 @@ class Screen(Live):
         self.left = w.VBox(layout={"width": "310px", "flex": "0 0 310px"})
         self.controls: dict[str, Control] = {}
         self._controls_for = ""
+        self._made: dict[tuple, tuple[dict[str, Control], list[w.Widget]]] = {}
         self.box = self._arrange()
         self.draw()
 
@@ -115,29 +116,36 @@ class Screen(Live):
         return [*((problems.get(name).title, name) for name in dict.fromkeys(known)), (OTHER, OTHER)]
 
     def _make_controls(self) -> None:
-        """Sliders and menus for the settings of the problem, grouped."""
+        """The controls of the problem, with the presets and pictures that suit it; they are kept for the next time it comes back."""
         state = self.race.state
         if state.problem == self._controls_for:
             return
         self._controls_for = state.problem
-        rows = parameters(state.problem)
-        own = tuple(row.name for row in problems.get(state.problem).parameters)
-        names = (*PERTURBATION, *DETAILS, *TRAINING, *own, *PROBLEM)
-        self.controls = {name: Control(rows[name], getattr(state, name), self.store) for name in names}
-
-        def column(names: tuple[str, ...]) -> list[w.Widget]:
-            return [self.controls[name].box for name in names if not state.show or name in state.show]
-
-        def folded(title: str, children: list[w.Widget]) -> list[w.Widget]:
-            return [w.Accordion([w.VBox(children)], titles=[title], selected_index=None)] if children else []
-
         presets = ((p.title, name) for name, p in PRESETS.items() if p.suits(state.problem))
         self.preset.options = [("preset ...", ""), *presets]
         self.preset.value = ""
         row = problems.get(state.problem)
         third = [(f"third: {row.metric(row.panels[2]).title}", ""), *((f"third: {m.title}", m.name) for m in row.flatness)]
         self.third.options, self.third.layout.display = third, None if row.flatness else "none"
-        self.left.children = [
+        key = state.problem, state.show
+        if key not in self._made:
+            self._made[key] = self._grouped(state)
+        self.controls, self.left.children = self._made[key]
+
+    def _grouped(self, state: Any) -> tuple[dict[str, Control], list[w.Widget]]:
+        """Sliders and menus for the settings of the problem, by name and in groups."""
+        rows = parameters(state.problem)
+        own = tuple(row.name for row in problems.get(state.problem).parameters)
+        names = (*PERTURBATION, *DETAILS, *TRAINING, *own, *PROBLEM)
+        controls = {name: Control(rows[name], getattr(state, name), self.store) for name in names}
+
+        def column(names: tuple[str, ...]) -> list[w.Widget]:
+            return [controls[name].box for name in names if not state.show or name in state.show]
+
+        def folded(title: str, children: list[w.Widget]) -> list[w.Widget]:
+            return [w.Accordion([w.VBox(children)], titles=[title], selected_index=None)] if children else []
+
+        return controls, [
             *column(PERTURBATION), *column(TRAINING[:2]),
             *folded("more about the methods", column(DETAILS)), *folded("more about the training", column(TRAINING[2:])),
             *folded("the problem (acts at Reset)", column((*own, *PROBLEM))),
