@@ -470,7 +470,7 @@ def test_cifar(tmp_path):
     record = Record.load(tmp_path / "record.json")
     assert (record.train_loss[-1] < record.train_loss[0]).all() and (record.test_accuracy[-1] > record.test_accuracy[0]).all()
     kept = torch.load(tmp_path / "networks" / "m-rwp-seed0.pt", weights_only=True)
-    model = models.build("rescnn", classes=10, channels=3, width=8, norm="group", size=32)
+    model = models.build("rescnn", classes=10, channels=3, width=8, norm="batch", size=32)
     model.load_state_dict(kept)
     assert any((tmp_path / "tensorboard").rglob("events.*"))
 
