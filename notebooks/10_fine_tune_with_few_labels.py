@@ -144,7 +144,7 @@ table(clean)
 # made anew because there are other classes, everything else has to fit.
 #
 # ```text
-# rwp-edu train folder:first --set model=resnet18 --set batch=50 --set crop=4 --set flip=on --steps 400 --methods sgd --out pre
+# rwp-edu train folder:first --set model=resnet18 --set test=500 --set batch=50 --set crop=4 --set flip=on --steps 400 --methods sgd --out pre
 # rwp-edu train folder:second --set model=resnet18 --set weights=pre/networks/sgd-seed0.pt --set train=100 --set label_noise=0.3 \
 #     --set batch=25 --set lr=0.02 --steps 100 --seeds 2 --methods sgd,sam:rho=0.1,rwp:sigma=0.03,m-rwp:sigma=0.06
 # ```

@@ -409,8 +409,7 @@ def images_of(method: str, device: str = "cuda", batch: int = 128, steps: int = 
 
     def closure_of(x: torch.Tensor, y: torch.Tensor) -> Callable[[], torch.Tensor]:
         def closure() -> torch.Tensor:
-            if method == "sgd":
-                base.zero_grad()
+            base.zero_grad()
             loss = torch.nn.functional.cross_entropy(model(x), y)
             loss.backward()
             return loss

@@ -249,7 +249,7 @@ def test_a_module_that_only_a_later_evaluation_calls_moves_no_statistics(same):
 
 
 @pytest.mark.parametrize("how", ["closure around another model", "one that trains only now", "in training mode from now on"])
-def test_modules_that_come_later_are_met_too(same, how):
+def test_modules_that_come_later_are_met_too(how):
     """BatchNorm counts once a step, whenever the closure began to use it."""
     torch.manual_seed(0)
     first, second = (nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)) for _ in range(2))
@@ -271,8 +271,48 @@ def test_modules_that_come_later_are_met_too(same, how):
         second.train()
     elif how.startswith("one"):
         used.append(second)
-    optimizer.step(around(second))
+    optimizer.step(around(second if how.startswith("closure") else first))
     assert second[1].num_batches_tracked == 1
+
+
+def test_another_module_without_trained_parameters_in_a_known_closure_is_met_too():
+    torch.manual_seed(0)
+    model, teachers, x = nn.Linear(2, 2), [nn.BatchNorm1d(2) for _ in range(2)], torch.randn(6, 2)
+
+    def beside(teacher):
+        def evaluate():
+            loss = (model(x) - teacher(x).detach()).square().mean()
+            loss.backward()
+            return loss
+
+        return evaluate
+
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
+    for teacher in teachers:
+        optimizer.step(beside(teacher))
+        assert teacher.num_batches_tracked == 1
+
+
+def test_a_fault_in_a_closure_that_calls_train_leaves_no_trace(same):
+    torch.manual_seed(0)
+    model, x, fails = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)), torch.randn(6, 2), []
+
+    def closure():
+        model.train()
+        loss = model(x).square().mean()
+        loss.backward()
+        if fails:
+            raise RuntimeError("on purpose")
+        return loss
+
+    optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
+    optimizer.step(closure)
+    model.eval()
+    before = [b.clone() for b in model.buffers()]
+    fails.append(True)
+    with pytest.raises(RuntimeError, match="on purpose"):
+        optimizer.step(closure)
+    assert same(list(model.buffers()), before)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -294,13 +334,14 @@ def test_no_hook_is_left_on_the_modules(toy, name, fails):
     assert hooks[0] == 1 and any(hooks[len(hooks) // 2 :]) == fails  # a closure that is known is evaluated without
 
 
-def test_a_module_that_a_closure_holds_without_calling_it_does_not_keep_the_hook(toy):
+def test_a_module_that_a_closure_holds_without_calling_it_does_not_keep_the_hook():
     model, teacher, hooks = nn.Linear(2, 1), nn.Linear(2, 1), []
     optimizer = SAM(torch.optim.SGD(model.parameters(), lr=0.1))
 
     def closure():
         hooks.append(len(_global_forward_pre_hooks))
-        loss = model(torch.ones(1, 2)).square().sum() if model is not teacher else None
+        teacher.requires_grad_(False)
+        loss = model(torch.ones(1, 2)).square().sum()
         loss.backward()
         return loss
 

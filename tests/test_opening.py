@@ -71,6 +71,10 @@ def test_data_that_are_not_here_are_downloaded_while_the_race_goes_on(lab, downl
 
     monkeypatch.setattr(datasets, "fetch", fetch)
     screen = lab.screen
+    turn(screen, "start", None)
+    turn(screen, "open", "cifar10")
+    assert screen.running and lab.state.problem == "digits"  # asking for what is not here does not stop it
+    turn(screen, "pause", None)
     turn(screen, "open", "cifar10")
     assert "Download gets it, about 170 MB" in screen.status.value and shown(screen.opening.get)
     turn(screen, "download", "cifar10")

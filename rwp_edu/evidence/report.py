@@ -6,7 +6,7 @@ import json
 import math
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +61,9 @@ READING = (
 )
 
 
-def metric_of(result: Result, name: str) -> Metric:
-    """How a metric of a result is shown."""
-    own = PROBLEMS.get(result.settings.get("problem", ""))
+def metric_of(settings: Mapping[str, Any], name: str) -> Metric:
+    """How a metric is shown that was found with these settings of an experiment."""
+    own = PROBLEMS.get(settings.get("problem", ""))
     return {**OWN, **{m.name: m for m in (own.measured if own else ())}}[name]
 
 
@@ -106,7 +106,7 @@ def averaged(metric: Metric, values: np.ndarray) -> str:
 def figures_of(result: Result) -> list[tuple[str, str, str]]:
     """Every measured quantity that a statement is about: who, what, mean ± standard error over seeds."""
     wanted = {s.metric for s in result.claim.statements}
-    rows = [(who, metric_of(result, name), v) for (who, name), v in result.values.items() if name in wanted]
+    rows = [(who, metric_of(result.settings, name), v) for (who, name), v in result.values.items() if name in wanted]
     return [(who, metric.noun, averaged(metric, v)) for who, metric, v in rows]
 
 
@@ -168,7 +168,7 @@ STATEMENT, FIGURE = ("statement", "tested as", "difference (95 % interval)", "st
 def statements_of(result: Result) -> list[tuple[str, str, str, str]]:
     out = []
     for j in result.judgements:
-        metric = metric_of(result, j.statement.metric)
+        metric = metric_of(result.settings, j.statement.metric)
         out.append((told(j.statement, metric), j.statement.role, measured(j, metric), j.status))
     return out
 
@@ -203,14 +203,14 @@ def _rows(rows: Sequence[tuple[str, np.ndarray]], title: str, log: bool, mean: s
 
 def figure(result: Result, name: str):
     """All runs, and mean with 95 % interval, of one metric."""
-    metric = metric_of(result, name)
+    metric = metric_of(result.settings, name)
     rows = [(who, metric.unit * v) for (who, m), v in result.values.items() if m == name]
     return _rows(rows, metric.title, metric.log, "geometric mean" if metric.log else "mean")
 
 
 def differences(result: Result, name: str):
     """The differences of all seeds, and their mean with its 95 % interval, of the statements about one metric; dotted where they are decided."""
-    metric = metric_of(result, name)
+    metric = metric_of(result.settings, name)
     about = [s for s in result.claim.statements if s.metric == name]
     log = about[0].log
     rows = [(told(s, metric).partition(": ")[2], (1 if log else metric.unit) * s.differences(result.values)) for s in about]
@@ -262,7 +262,7 @@ def to_dict(results: Sequence[Result]) -> dict[str, Any]:
                 "expected_seconds": r.expected,
                 "settings": r.settings,
                 "statements": [
-                    {"statement": told(j.statement, metric_of(r, j.statement.metric)), "role": j.statement.role, "status": j.status, "mean": j.mean,
+                    {"statement": told(j.statement, metric_of(r.settings, j.statement.metric)), "role": j.statement.role, "status": j.status, "mean": j.mean,
                      "standard_error": j.error, "low": j.low, "high": j.high, "seeds": j.seeds} for j in r.judgements
                 ],
                 "values": [{"who": who, "metric": name, "values": v.tolist()} for (who, name), v in r.values.items()],

@@ -236,8 +236,13 @@ class Screen(Live):
             self.running, self.race.status = False, status
 
     def _leave_for(self, problem: str) -> None:
+        running, status = self.running, self.race.status
         self._stop("paused")
-        self.race.set(problem=problem)
+        try:
+            self.race.set(problem=problem)
+        except Exception:
+            self.running, self.race.status = running, status
+            raise
         self.question.value = ""
         self.opening.show(False)
 

@@ -27,7 +27,7 @@ STEPS = {"surface": 600, "radius": 400}  # where a claim does not say
 TABLE: dict[str, Parameter] = {
     row.name: row
     for row in (
-        Parameter("claim", "", "m-rwp-and-rwp", "what is tested", choices=tuple(CLAIMS), title="claim"),
+        Parameter("claim", "", "m-rwp-and-rwp", "what is tested", choices=tuple(CLAIMS), title="claim", labels=tuple(c.title for c in CLAIMS.values())),
         Parameter("statement", "", "1", "which of its statements the picture is about", choices=tuple(str(k + 1) for k in range(STATEMENTS)), title="statement"),
         Parameter("seeds", "S", 8, "seeds, each with its own data, start, batches and noise", low=1, high=MOST, slider=(1, MOST), step=1, title="seeds"),
         Parameter("budget", "", "as stated", "updates of every training, compared with those of the claim", choices=tuple(BUDGETS), title="updates"),
@@ -63,16 +63,11 @@ class Trial(Explorer):
 
     @property
     def rows(self) -> dict[str, Parameter]:
-        """The claims by their titles, the statements of this claim in words."""
-        table = self.state.TABLE
-        said = [report.told(s, self._metric_of(s.metric)) for s in self.claim.statements]
-        numbers = table["statement"].choices[: max(len(said), int(self.state.statement))]
-        labels = tuple(f"{number}  {words}" for number, words in zip(numbers, said)) + numbers[len(said) :]
-        claims = tuple(claim.title for claim in CLAIMS.values())
-        return table | {
-            "claim": replace(table["claim"], labels=claims),
-            "statement": replace(table["statement"], choices=numbers, labels=labels),
-        }
+        """The statements of this claim in words."""
+        row, statements = self.state.TABLE["statement"], self.claim.statements
+        numbers = row.choices[: max(len(statements), int(self.state.statement))]
+        said = [f"{n}  {report.told(s, report.metric_of(self.settings, s.metric))}" for n, s in zip(numbers, statements)]
+        return self.state.TABLE | {"statement": replace(row, choices=numbers, labels=(*said, *numbers[len(said) :]))}
 
     def set(self, **changes: Any) -> None:
         """Change the state; another claim begins at its first statement."""
@@ -127,10 +122,7 @@ class Trial(Explorer):
         return min(int(self.state.statement), len(self.claim.statements)) - 1
 
     def _metric(self) -> Metric:
-        return self._metric_of(self.claim.statements[self._number].metric)
-
-    def _metric_of(self, name: str) -> Metric:
-        return report.metric_of(Result(self.claim, self.settings, {}, (), math.nan, False), name)
+        return report.metric_of(self.settings, self.claim.statements[self._number].metric)
 
     def _running(self, values: Mapping[tuple[str, str], np.ndarray]) -> list[tuple[int, float, float, float]]:
         """The judgement after 4, 5, ... seeds."""
