@@ -39,7 +39,8 @@ my_prediction = {"who learns the wrong labels": ..., "best sigma": ..., "twice t
 
 # %% [markdown]
 # Press **Start** and move **σ**. The menu *preset* has the two controls: *Is it the noise?* runs m-RWP with σ = 0 beside m-RWP, *Twice the updates* gives SGD the gradients
-# that SAM and m-RWP cost and keeps your last run as faint lines.
+# that SAM and m-RWP cost and keeps your last run as faint lines. Under *the problem*, *points at once* = 2 evaluates the two gradients of m-RWP at the same time, on two cores: after *Reset* the same
+# curves, sooner (choose *seconds* for the x axis).
 
 # %%
 import rwp_edu

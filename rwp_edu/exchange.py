@@ -75,11 +75,10 @@ class Shared:
         gradients: Callable[[Iterator[At]], Iterable[Tensor]],
         losses: list[Tensor],
         seen: set[int],
-        w: Tensor,
-        parameters: int,
+        plan: Any,
     ) -> list[Tensor]:
         """The gradients at all points of a round, in their order; ``losses`` and ``seen`` are completed with those of the other ranks."""
-        before, count, asked = len(losses), 0, iter(points)
+        w, before, count, asked = plan.w, len(losses), 0, iter(points)
 
         def mine() -> Iterator[At]:
             nonlocal count
@@ -103,7 +102,7 @@ class Shared:
             gradients=(rows * p, w.dtype),
             losses=(rows, torch.float64),
             failed=(1, torch.float64),
-            seen=(parameters, torch.uint8),
+            seen=(len(plan.trained), torch.uint8),
             random=(len(state), torch.uint8),
             buffers=(sum(map(len, buffers)), torch.uint8),
         )
@@ -152,6 +151,10 @@ class Shared:
             buffer.copy_(flat[:size].clone().view(buffer.dtype).view(buffer.shape))
             flat = flat[size:]
         self._set_random_state(state)
+
+    def again(self, error: BaseException) -> bool:
+        """Is the step to be taken once more, now that it is undone?"""
+        return False
 
     def take_over(self) -> None:
         """The random state of rank 0 for all."""

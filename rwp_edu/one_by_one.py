@@ -35,6 +35,11 @@ class Runner:
         self.optimizer = OPTIMIZERS[method](base, seed=self.seed)
         self.updates, self.alive, self.displacement = 0, True, float("nan")
         self.cut = lambda x, y: (x, y)
+        self.farthest: list[float] = []
+        if problem.workers > 1:
+            from rwp_edu import parallel
+
+            parallel.threads(self.optimizer, self.model, problem.workers)
         self.average: list[Tensor] | None = None
         self.averaged = 0
         self.found: tuple[tuple[int, int], dict[str, float]] | None = None
@@ -83,14 +88,16 @@ class Runner:
         cuts = [len(y) * part // cost.slots for part in range(cost.slots + 1)]
         return [partial(self._loss, x[a:b], y[a:b]) for a, b in zip(cuts, cuts[1:])]
 
-    def _loss(self, x: Tensor, y: Tensor) -> Tensor:
+    def _loss(self, x: Tensor, y: Tensor, model: torch.nn.Module | None = None) -> Tensor:
+        """Of the run's own network, or of a copy of it."""
+        model = self.model if model is None else model
         x, y = self.cut(x, y)
         with self.problem.precision():
-            loss = self.problem.loss(self.model(x), y)
+            loss = self.problem.loss(model(x), y)
         loss.backward()
         if self.clean is not None:
-            now = torch.stack(torch._foreach_norm(torch._foreach_sub([p.detach() for p in self.parameters], self.clean))).norm()
-            self.displacement = max(self.displacement, float(now))
+            now = [p.detach() for p in model.parameters() if p.requires_grad]
+            self.farthest.append(float(torch.stack(torch._foreach_norm(torch._foreach_sub(now, self.clean))).norm()))
         return loss
 
     def step(self, hyper: Mapping[str, Any], cost: Cost, lr: float, averages: bool, measure: bool) -> None:
@@ -99,14 +106,14 @@ class Runner:
         self.model.train()
         self.clean = None
         if measure:
-            self.clean, self.displacement = [p.detach().clone() for p in self.parameters], 0.0
+            self.clean, self.farthest = [p.detach().clone() for p in self.parameters], []
         with self._own_random():
             try:
                 self.optimizer.step(*self._closures(cost))
             except FloatingPointError:
                 self.alive = False
         if self.clean is not None:
-            self.displacement /= float(torch.stack(torch._foreach_norm(self.clean)).norm())
+            self.displacement = max(self.farthest, default=0.0) / float(torch.stack(torch._foreach_norm(self.clean)).norm())
         self.updates += 1
         if averages:
             self._average()

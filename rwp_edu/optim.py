@@ -140,21 +140,21 @@ class PerturbedOptimizer(Optimizer):
         w, at_once = plan.w, plan.w.device.type in READ_AT_ONCE
         losses: list[Tensor] = []
         seen: set[int] = set()
-        closures = closures if self._shared is None else self._shared.closures(closures)
+        given, closures = closures, closures if self._shared is None else self._shared.closures(closures)
 
         def gradients(points: Iterator[At]) -> Iterator[Tensor]:
             for at in points:
                 if at.w is not w or losses:
                     plan.put(at.w)
-                slot = at.batch * at.of + at.part if len(closures) > 1 else 0
+                slot = slot_of(at, closures)
                 del at  # its weights are not needed any more
                 losses.append(guard.evaluate(closures[slot]))
-                _check_loss(losses[-1], name, at_once)
-                yield _flat_gradient(plan, w, seen, name)
+                check_loss(losses[-1], name, at_once)
+                yield flat_gradient(plan, plan.trained, seen, name)
 
         def answer(points: list[At] | Iterator[At]) -> list[Tensor] | Iterator[Tensor]:
             if self._shared is not None:
-                return self._shared.answer(points, gradients, losses, seen, w, len(plan.trained))
+                return self._shared.answer(points, gradients, losses, seen, plan)
             if isinstance(points, list):
                 return list(gradients(points.pop(0) for _ in range(len(points))))
             return gradients(points)
@@ -175,8 +175,10 @@ class PerturbedOptimizer(Optimizer):
                     self._shared.settle()
                 if self._left is not None:
                     self._left = {(id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
-        except BaseException:
+        except BaseException as error:
             self.memory, self._sizes = memory, sizes
+            if self._shared is not None and self._shared.again(error):
+                return self._step(*given)
             raise
         return losses[0]
 
@@ -331,7 +333,12 @@ def _bare_step(base: Optimizer) -> Callable[[], Any]:
     return step.__wrapped__.__get__(base) if wrapped and not _watched(base) else base.step
 
 
-def _check_loss(loss: Any, name: str, read: bool = True) -> None:
+def slot_of(at: At, closures: Sequence[Any]) -> int:
+    """Which of the closures is for this point."""
+    return at.batch * at.of + at.part if len(closures) > 1 else 0
+
+
+def check_loss(loss: Any, name: str, read: bool = True) -> None:
     if not isinstance(loss, Tensor) or loss.numel() != 1:
         raise TypeError(f"the closure given to {name}.step must return the loss, a tensor with one element; got {loss!r}")
     if read and not math.isfinite(value := loss.item()):
@@ -342,24 +349,24 @@ def _check_all(g: Tensor, losses: list[Tensor], name: str) -> None:
     """The sum of all is a single number to read; only if it is not finite, as with an overflow, each is looked at."""
     if not math.isfinite(sum((loss.sum().to(g.device) for loss in losses), g.sum())):
         for loss in losses:
-            _check_loss(loss, name)
+            check_loss(loss, name)
         if not torch.isfinite(g).all():
             raise FloatingPointError(f"the combined gradient of {name} is not finite; the weights are as before this step")
 
 
-def _flat_gradient(plan: _Plan, w: Tensor, seen: set[int], name: str) -> Tensor:
+def flat_gradient(plan: _Plan, trained: Sequence[Tensor], seen: set[int], name: str) -> Tensor:
     """The gradients just found, one after another; zero for a parameter that has none. They leave ``.grad``."""
-    gradients = [p.grad for p in plan.trained]
+    gradients = [p.grad for p in trained]
     layouts = {None if gradient is None else gradient.layout for gradient in gradients}
     if not layouts <= {torch.strided, None}:
         raise TypeError(f"{name} needs dense gradients; build the embedding with sparse=False")
-    for p in plan.trained:
+    for p in trained:
         p.grad = None
     have = [i for i, gradient in enumerate(gradients) if gradient is not None]
     seen.update(have)
     if plan.uniform and None not in layouts:
         return _flatten_dense_tensors(gradients)
-    flat = torch.zeros_like(w)
+    flat = torch.zeros_like(plan.w)
     if have:
         views = plan.views(flat)
         torch._foreach_copy_([views[i] for i in have], [gradients[i] for i in have])

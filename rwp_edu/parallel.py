@@ -1,4 +1,17 @@
-"""The points of a round shared out over workers: m-RWP's two gradients in the time of one.
+"""The points of a round at once: m-RWP's two gradients in the time of one.
+
+In one process, on two threads:
+
+    rwp_edu.parallel.threads(optimizer, model)
+
+    def closure(model):                            # the model it is to evaluate: yours, or a copy
+        loss = criterion(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)
+
+Or shared out over worker processes, one for each GPU or on several machines:
 
     with rwp_edu.parallel.workers():               # in a script started by torchrun --nproc-per-node 2 script.py
         torch.manual_seed(0)                       # the same weights and the same batches everywhere
@@ -47,8 +60,9 @@ from torch import Tensor, nn
 
 from rwp_edu.exchange import Shared, WorkerLost
 from rwp_edu.optim import PerturbedOptimizer
+from rwp_edu.together import Together
 
-__all__ = ["Place", "WorkerLost", "alone", "check", "per_rank", "place", "points", "shard", "workers"]
+__all__ = ["Place", "WorkerLost", "alone", "check", "per_rank", "place", "points", "shard", "threads", "workers"]
 LAST_GRADIENT = ("sam", "usam", "asam", "rsam")  # methods that return the gradient of their last round as it is
 
 
@@ -87,10 +101,7 @@ def points(
     Weights, buffers, method, hyper-parameters, noise and the state of the base optimizer must be the same on all ranks: if not, a ``ValueError``
     on every rank says which rank differs, and in what. All ranks take over the random state of rank 0.
     """
-    if not isinstance(optimizer, PerturbedOptimizer):
-        raise TypeError(
-            f"points are shared out for an optimizer of rwp_edu.optim, such as MRWP(base); got {type(optimizer).__name__}"
-        )
+    _check_optimizer(optimizer)
     if not dist.is_available() or not dist.is_initialized():
         raise RuntimeError(
             "start the script by torchrun --nproc-per-node 2 and call this within `with rwp_edu.parallel.workers():`, or after "
@@ -110,8 +121,41 @@ def points(
     return optimizer
 
 
+def threads(optimizer: PerturbedOptimizer, model: nn.Module, workers: int = 2) -> PerturbedOptimizer:
+    """Evaluate up to ``workers`` points of every round at once, in threads of this process; returns the optimizer.
+
+    Closures take the model that they are to evaluate: the first point of a round is evaluated on ``model`` itself, the others on copies of
+    it, which cost memory for weights, gradients and activations each, and on a GPU have a stream each. The threads share the cores that torch
+    uses (``torch.get_num_threads``). An update has the numbers that it has without threads, bit for bit if that uses as many cores for a point. For networks whose
+    gradient takes some milliseconds: Python itself runs on one core.
+
+    The copies follow the model in weights that are not trained, buffers and ``training``; buffers are those before the step at all points but the first.
+    A copy has none of the hooks on parameters. Where closures draw random numbers, as dropout does, points are evaluated one after
+    another, with a warning, since at once they could not all see the same mask. A failure at any point undoes the step, as ever.
+
+    Raises:
+        TypeError: for an optimizer that is not of ``rwp_edu.optim``, or (at a step) for a closure that takes no model.
+        ValueError: for fewer than one worker, or where the optimizer trains parameters that the model does not have.
+    """
+    _check_optimizer(optimizer)
+    if not isinstance(workers, int) or workers < 1:
+        raise ValueError(f"workers must be a whole number >= 1, got {workers!r}")
+    own = set(model.parameters())
+    if foreign := sum(p not in own for group in optimizer.param_groups for p in group["params"]):
+        raise ValueError(f"the optimizer trains {foreign} parameters that are not in this model: give the module that holds all of them")
+    optimizer._shared = Together(optimizer, model, workers)
+    return optimizer
+
+
+def _check_optimizer(optimizer: Any) -> None:
+    if not isinstance(optimizer, PerturbedOptimizer):
+        raise TypeError(
+            f"points are shared out for an optimizer of rwp_edu.optim, such as MRWP(base); got {type(optimizer).__name__}"
+        )
+
+
 def alone(optimizer: PerturbedOptimizer) -> PerturbedOptimizer:
-    """Undo :func:`points`: every rank evaluates all points itself."""
+    """Undo :func:`points` or :func:`threads`: this process evaluates all points itself, one after another."""
     optimizer._shared = None
     return optimizer
 
@@ -195,8 +239,8 @@ def check(optimizer: PerturbedOptimizer) -> None:
     Weights are compared bit for bit, by their hashes; this costs about as much as reading them once. :func:`points` calls it; so may you, after a checkpoint is loaded.
     """
     s = optimizer._shared
-    if s is None:
-        raise RuntimeError("this optimizer shares nothing: call rwp_edu.parallel.points(optimizer, model) first")
+    if not isinstance(s, Shared):
+        raise RuntimeError("this optimizer shares nothing with other processes: call rwp_edu.parallel.points(optimizer, model) first")
     hyper = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     trained = [p for group in optimizer.param_groups for p in group["params"]]
     said = {

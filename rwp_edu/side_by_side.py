@@ -1,4 +1,4 @@
-"""Two workers with one's own clock: SGD, SAM and m-RWP on one core, on two threads, and on two processes.
+"""Two workers with one's own clock: SGD, SAM and m-RWP on one core, on two threads, in two copies of the network, and on two processes.
 
     with Team() as team:
         print(team.time("m-rwp", "two workers"))
@@ -36,11 +36,12 @@ SETTINGS: dict[str, dict[str, float]] = {"sgd": {}, "sam": {"rho": 0.05}, "m-rwp
 WAYS = {
     "one core": "one process with one thread",
     "two threads": "one process with two threads, which share every layer of one gradient",
+    "two copies": "one process, in which each of two threads evaluates a point on a copy of the network of its own",
     "two workers": "two processes with one thread each, which share out the points of a round",
     "two shards": "two processes with one thread each, each with half of the batch at every point",
 }
 # Read by glibc: memory of the activations is kept instead of given back and asked for again, page by page, in every update.
-KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000"}
+KEEP = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "4000000000", "MALLOC_ARENA_MAX": "1"}
 QUIET = 0.3  # cores that others may use while a measurement counts as undisturbed
 PATIENCE = 120.0
 ORDER = tuple((method, way) for method in SETTINGS for way in WAYS)
@@ -217,14 +218,16 @@ def _stepper(method: str, way: str, network: str, batch: int) -> Callable[[], An
     data = [(torch.randn(batch, 3, 32, 32), torch.randint(10, (batch,))) for _ in range(METHODS[method].cost().slots)]
     if way in ("two workers", "two shards"):
         parallel.points(optimizer, model, shards=2 if way == "two shards" else 1)
+    if way == "two copies":
+        parallel.threads(optimizer, model)
 
-    def closure(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    def closure(x: torch.Tensor, y: torch.Tensor, model: nn.Module = model) -> torch.Tensor:
         x, y = parallel.shard(optimizer, x, y)
         loss = nn.functional.cross_entropy(model(x), y)
         loss.backward()
         return loss
 
-    closures = [lambda x=x, y=y: closure(x, y) for x, y in data]
+    closures = [lambda model=model, x=x, y=y: closure(x, y, model) for x, y in data]
     return lambda: optimizer.step(*closures)
 
 
@@ -236,13 +239,13 @@ def _serve(rank: int, home: Path, network: str, batch: int) -> None:
     for line in sys.stdin:
         number, method, way, updates = json.loads(line)
         here = rank == 0 or way in ("two workers", "two shards")
-        torch.set_num_threads(2 if way == "two threads" else 1)
+        torch.set_num_threads(2 if way in ("two threads", "two copies") else 1)
         if network != "cnn" and (method, way) != latest:
             kept.clear()  # a large one at a time; on both ranks, who meet when it is made
         latest = method, way
         if (method, way) not in kept and here:
             kept[method, way] = _stepper(method, way, network, batch)
-            kept[method, way]()  # touches every page
+            kept[method, way](), kept[method, way]()  # touches every page, and knows its modules
         dist.barrier()
         began, busy, own = perf_counter(), _busy(), process_time()
         for _ in range(updates if here else 0):

@@ -60,12 +60,14 @@ def one_thread() -> AbstractContextManager[None]:
 
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed memory for the next update instead of returning it to the system: without, the batched engine
-    is up to 1.7 times slower, depending on the history of the heap. For processes of our own (the lab, the command line)."""
+    is up to 1.7 times slower, depending on the history of the heap. All threads share one heap, since glibc gives back what is free in those of
+    further threads whatever it is told. For processes of our own (the lab, the command line)."""
     libc = ctypes.CDLL(None) if sys.platform == "linux" else None
     if hasattr(libc, "mallopt"):
-        trim_threshold, mmap_threshold = -1, -3
+        trim_threshold, mmap_threshold, most_heaps = -1, -3, -8
         libc.mallopt(trim_threshold, 1 << 30)
         libc.mallopt(mmap_threshold, 1 << 28)
+        libc.mallopt(most_heaps, 1)
 
 
 @dataclass(frozen=True)

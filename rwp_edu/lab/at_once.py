@@ -28,7 +28,7 @@ TABLE: dict[str, Parameter] = {
         Parameter("measured", "", 0, "how often the clock was asked for", high=1000, title="measurements"),
     )
 }  # fmt: skip
-CLOCKED = {"one core": "one core", "two threads": "two threads", "two workers": "two workers,<br>points", "two shards": "two workers,<br>shards"}
+CLOCKED = {"one core": "one core", "two threads": "two threads", "two copies": "two threads,<br>a point each", "two workers": "two workers,<br>points", "two shards": "two workers,<br>shards"}
 
 
 class WorkersState(Values):
@@ -229,7 +229,11 @@ class Workers(Explorer):
         found, mixed = times(self.clocked), ("m-rwp", "two workers")
         told = {"one core": "on one core", "two threads": "on two threads", "two shards": "with half of the batch on each of two workers"}
         parts = [f"{ratio(found, mixed, ('sam', way)):.2f} times as long as SAM {name}" for way, name in told.items()]
-        return f"Measured: m-RWP on two workers takes {', '.join(parts)}; {disturbed(self.clocked)}."
+        copies = ratio(found, ("m-rwp", "two copies"), ("sam", "one core"))
+        return (
+            f"Measured: m-RWP on two workers takes {', '.join(parts)}; in one process, with a point on each of two threads, {copies:.2f} times as long as SAM on one core; "
+            f"{disturbed(self.clocked)}."
+        )
 
 
 def _number(value: float) -> str:

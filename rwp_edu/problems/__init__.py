@@ -136,7 +136,7 @@ def _root_of_the_truth(problem: Sensing) -> dict[str, Tensor]:
 
 
 def _images(s: Any, seeds: Any, device: Any, dtype: Any) -> Images:
-    names = ("batch", "train", "test", "label_noise", "model", "norm", "width", "weights", "crop", "cutout", "label_smoothing", "base", "clip")
+    names = ("batch", "train", "test", "label_noise", "model", "norm", "width", "weights", "crop", "cutout", "label_smoothing", "base", "clip", "workers")
     on = {"flip": s.flip == "on", "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16"}
     return Images(seeds, pictures(s.problem, s.size), **{name: getattr(s, name) for name in names}, **on, device=device, dtype=dtype)
 
@@ -300,6 +300,8 @@ PROBLEMS: dict[str, Problem] = {
                           live=False, title="precision"),
                 Parameter("recalibrate", "", "on", "BatchNorm statistics found afresh at the clean weights when they are measured",
                           choices=("on", "off"), live=False, title="BatchNorm recalibration"),
+                Parameter("workers", "", 1, "points of a round that are evaluated at once, in threads with a copy of the network each", low=1, high=64,
+                          slider=(1, 4), step=1, live=False, title="points at once"),
                 Parameter("size", "", 32, "side in pixels to which the pictures of a folder are brought", low=8, high=512, slider=(8, 256), step=8,
                           live=False, title="size of pictures"),
             ),
@@ -343,7 +345,7 @@ def _like_images(name: str, title: str, **defaults: Any) -> Problem:
     return replace(row, name=name, title=title, parameters=own, here=here, like="images")
 
 
-TRAINING = ("base", "clip", "precision", "recalibrate")
+TRAINING = ("base", "clip", "precision", "recalibrate", "workers")
 
 
 def add(
@@ -370,7 +372,7 @@ def add(
         raise ValueError(f"{name!r} is taken by a problem of this project: choose another name")
 
     def make(s: Any, seeds: Any, device: Any, dtype: Any) -> Own:
-        how = {"base": s.base, "clip": s.clip, "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16"}
+        how = {"base": s.base, "clip": s.clip, "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16", "workers": s.workers}
         return Own(seeds, build, train, test, loss=loss, **how, device=device, dtype=dtype)
 
     Own((), build, train, test)  # says what is wrong with the data

@@ -42,7 +42,8 @@ class Networks:
     (x, y) and that has ``state()`` and ``restore(state)``, and ``held(which)``: batches (x, y, wrong) of training and of test data to measure on.
 
     ``build()`` makes the module, ``loss(output, y)`` is the mean over a batch, ``measured_loss`` what is recorded where that differs. ``clip`` is the largest norm of the combined gradient
-    (0: none), ``bfloat16`` evaluates the closures under autocast, ``recalibrate`` measures with BatchNorm statistics found afresh at the measured weights.
+    (0: none), ``bfloat16`` evaluates the closures under autocast, ``recalibrate`` measures with BatchNorm statistics found afresh at the measured weights,
+    ``workers`` points of a round are evaluated at once (``rwp_edu.parallel.threads``).
     """
 
     def __init__(
@@ -56,12 +57,13 @@ class Networks:
         clip: float = 0.0,
         bfloat16: bool = False,
         recalibrate: bool = True,
+        workers: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
         self.seeds, self.device, self.dtype = tuple(seeds), torch.device(device), dtype
         self.build, self.loss, self.clip, self.bfloat16, self.recalibrate = build, loss, clip, bfloat16, recalibrate
-        self.measured_loss = measured_loss or loss
+        self.measured_loss, self.workers = measured_loss or loss, workers
         self.base = BASES[base]
         self._starts = [seeded(build, generator(s, "init").initial_seed()).to(self.device, dtype) for s in self.seeds]
         self._streams = [[self.stream(which, number) for which in range(len(self.seeds))] for number in range(2)]

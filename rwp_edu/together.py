@@ -1,0 +1,195 @@
+"""The points of a round at once in one process: every further point on a copy of the model, in a thread of its own."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rwp_edu.optim import READ_AT_ONCE, check_loss, flat_gradient, slot_of
+from rwp_edu.points import At
+
+
+class Drew(Exception):
+    """Random numbers were drawn while several points were evaluated at once, so that nobody knows which point has got which."""
+
+
+class Copy:
+    """A copy of a model with the thread that evaluates it; on a GPU this has a stream of its own."""
+
+    def __init__(self, model: nn.Module):
+        self.source, self.model = model, copy.deepcopy(model)
+        self.thread = ThreadPoolExecutor(1, "rwp_edu point")
+        self.stream: torch.cuda.Stream | None = None
+
+    def follow(self) -> dict[Tensor, Tensor]:
+        """Be as the model is now, in all but the weights of a point; gives its parameters for those of the model."""
+        if not _alike(self.source, self.model):
+            self.model = copy.deepcopy(self.source)
+        for module, own in zip(self.source.modules(), self.model.modules()):
+            own.training = module.training
+        for p, own in zip(self.source.parameters(), self.model.parameters()):
+            own.requires_grad_(p.requires_grad)
+        if buffers := list(self.source.buffers()):
+            torch._foreach_copy_(list(self.model.buffers()), buffers)
+        return dict(zip(self.source.parameters(), self.model.parameters()))
+
+    def ask(self, at: At, closure: Callable[[nn.Module], Any], plan: Any, name: str, threads: int) -> Future:
+        """Begin to evaluate ``closure`` at a point; the result is the loss, the flat gradient, and which parameters have one."""
+        own = self.follow()
+        if lost := sum(p not in own for p in plan.trained):
+            raise ValueError(f"the optimizer trains {lost} parameters that are not in the model any more: make an optimizer for those it has now")
+        trained = [own[p] for p in plan.trained]
+        if rest := [(mine, p) for p, mine in own.items() if p not in set(plan.trained)]:
+            torch._foreach_copy_(*map(list, zip(*rest)))
+        device = plan.w.device
+        autocast = torch.autocast(
+            device.type, torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
+        )
+        before = None
+        if device.type == "cuda":
+            before = torch.cuda.current_stream(device)
+            self.stream = self.stream or torch.cuda.Stream(device)
+
+        def evaluate() -> tuple[Any, Tensor, set[int]]:
+            torch.get_num_threads()  # a new thread takes the common number when it is first asked for, over what it was set to
+            torch.set_num_threads(threads)
+            seen: set[int] = set()
+            with torch.no_grad(), autocast, torch.cuda.stream(self.stream):
+                if before:
+                    self.stream.wait_stream(before)
+                torch._foreach_copy_(trained, plan.views(at.w))
+                for p in trained:
+                    p.grad = None
+                with torch.enable_grad():
+                    loss = closure(self.model)
+                return loss, flat_gradient(plan, trained, seen, name), seen
+
+        return self.thread.submit(evaluate)
+
+    def hand_over(self, g: Tensor) -> Tensor:
+        """For whoever goes on with it, on another stream."""
+        if g.device.type == "cuda":
+            torch.cuda.current_stream(g.device).wait_stream(self.stream)
+            g.record_stream(torch.cuda.current_stream(g.device))
+        return g
+
+
+def _alike(model: nn.Module, other: nn.Module) -> bool:
+    """Have two modules tensors of the same kind in the same places?"""
+
+    def kinds(module: nn.Module) -> list[tuple]:
+        return [(name, t.shape, t.dtype, t.device) for name, t in (*module.named_parameters(), *module.named_buffers())]
+
+    return kinds(model) == kinds(other)
+
+
+class Together:
+    """The threads that answer for one optimizer: this one and ``number`` - 1 others.
+
+    The first step evaluates one point after another, to learn which modules its closures call and whether they draw random numbers.
+    """
+
+    worker, workers, shard, shards = 0, 1, 0, 1
+
+    def __init__(self, optimizer: Any, model: nn.Module, number: int):
+        self.optimizer, self.model, self.number = optimizer, model, number
+        self.copies: list[Copy] = []  # made when they are needed
+        self.draws = False
+        self.evaluated = 0  # points, by the copies
+        self._given: tuple[Callable, ...] = ()
+        self._own: tuple[Callable, ...] = ()
+        self._takes: set[Any] = set()
+
+    def closures(self, given: tuple[Callable, ...]) -> tuple[Callable, ...]:
+        """The closures for this thread, which evaluates the model itself."""
+        for closure in given:
+            if (code := getattr(closure, "__code__", type(closure))) not in self._takes:
+                try:
+                    inspect.signature(closure).bind(self.model)
+                except TypeError:
+                    raise TypeError(
+                        "with rwp_edu.parallel.threads a closure takes the model that it is to evaluate, which may be a copy: "
+                        "def closure(model): loss = criterion(model(x), y); loss.backward(); return loss"
+                    ) from None
+                self._takes.add(code)
+        self._given, self._own = given, tuple(partial(closure, self.model) for closure in given)
+        return self._own
+
+    def answer(
+        self,
+        points: list[At] | Iterator[At],
+        gradients: Callable[[Iterator[At]], Iterator[Tensor]],
+        losses: list[Tensor],
+        seen: set[int],
+        plan: Any,
+    ) -> Iterable[Tensor]:
+        """The gradients at all points of a round, in their order."""
+        at_once = not self.draws and all(map(plan.watch.knows, self._own))
+        asked, number = iter(points), self.number if at_once else 1
+
+        def answers() -> Iterator[Tensor]:
+            state, before = self._random(), len(losses)
+            while some := list(islice(asked, number)):
+                yield from self._at_once(some, gradients, losses, seen, plan) if len(some) > 1 else gradients(iter(some))
+            if len(losses) > before + 1 and not torch.equal(self._random(), state):
+                self._drew()
+                if at_once:
+                    raise Drew
+
+        return list(answers()) if isinstance(points, list) else answers()
+
+    def _at_once(
+        self, points: list[At], gradients: Callable, losses: list[Tensor], seen: set[int], plan: Any
+    ) -> list[Tensor]:
+        name, threads = type(self.optimizer).__name__, torch.get_num_threads()
+        share = max(1, threads // len(points))
+        asked: list[Future] = []
+        self.copies += [Copy(self.model) for _ in range(len(points) - 1 - len(self.copies))]
+        torch.set_num_threads(share)
+        try:
+            for at, of in zip(points[1:], self.copies):
+                asked.append(of.ask(at, self._given[slot_of(at, self._given)], plan, name, share))
+            found = list(gradients(iter(points[:1])))
+        finally:
+            try:
+                wait(asked)
+            finally:
+                torch.set_num_threads(threads)
+        for future, of in zip(asked, self.copies):
+            loss, g, have = future.result()
+            found.append(of.hand_over(g))
+            check_loss(loss, name, plan.w.device.type in READ_AT_ONCE)
+            losses.append(loss)
+            seen |= have
+        self.evaluated += len(asked)
+        return found
+
+    def _random(self) -> Tensor:
+        device = next(self.model.parameters()).device
+        state = torch.get_rng_state()
+        return torch.cat((state, torch.cuda.get_rng_state(device))) if device.type == "cuda" else state
+
+    def _drew(self) -> None:
+        if not self.draws:
+            warnings.warn(
+                "the closures draw random numbers, as dropout does: their points are evaluated one after another, since at once they would "
+                "not all see the same ones",
+                stacklevel=2,
+            )
+        self.draws = True
+
+    def again(self, error: BaseException) -> bool:
+        """Is the step to be taken once more, now that it is undone?"""
+        return isinstance(error, Drew)
+
+    def settle(self) -> None:
+        """Nothing is left to do at the end of a step."""
