@@ -165,6 +165,11 @@ class Batched:
         with torch.no_grad():
             return [self.problem.measure(w) for w in self.weights()]
 
+    def validate(self) -> list[dict[str, Tensor]]:
+        """For every group the metrics (S,) on what is held back."""
+        with torch.no_grad():
+            return [self.problem.validate(w) for w in self.weights()]
+
     def state(self) -> dict[str, Any]:
         """All that decides how the runs go on."""
         return {

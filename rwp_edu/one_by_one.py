@@ -7,7 +7,7 @@ the same seed that train by other methods.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from time import perf_counter
@@ -154,6 +154,11 @@ class Runner:
                 self.found = at, self.problem.measure(model, self.which)
         return self.found[1]
 
+    def validate(self) -> dict[str, float]:
+        """The metrics on what is held back."""
+        with self.measured() as model:
+            return self.problem.validate(model, self.which)
+
     def state(self) -> dict[str, Any]:
         return {
             "model": {name: value.clone() for name, value in self.model.state_dict().items()},
@@ -230,7 +235,13 @@ class OneByOne:
             yield
 
     def measure(self) -> list[dict[str, Tensor]]:
-        found = [[runner.look() for runner in own] for own in self.runners]
+        return self._gathered(Runner.look)
+
+    def validate(self) -> list[dict[str, Tensor]]:
+        return self._gathered(Runner.validate)
+
+    def _gathered(self, of: Callable[[Runner], dict[str, float]]) -> list[dict[str, Tensor]]:
+        found = [[of(runner) for runner in own] for own in self.runners]
         return [{name: torch.tensor([f[name] for f in own], dtype=torch.float64) for name in own[0]} for own in found]
 
     def state(self) -> list[list[dict[str, Any]]]:

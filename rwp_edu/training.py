@@ -353,8 +353,7 @@ class Run:
         last = self.updates >= self.settings.steps
         row |= {metric.name: np.full(shape, math.nan) for metric in (*own.flatness, *own.held_back)}
         if own.held_back and last:
-            with torch.no_grad():
-                held = [self.problem.validate(weights) for weights in self.engine.weights()]
+            held = self.engine.validate()
             row |= {name: np.stack([h[name].cpu().numpy() for h in held]).astype(float) for name in held[0]}
         row["updates"] = self.updates
         row["gradient_evaluations"] = np.array([float(g.work) for g in self.groups])

@@ -417,6 +417,52 @@ def test_your_own_module_and_loaders_continue_bit_for_bit(tmp_path, global_rando
         Run(Settings("empty", methods="sgd"))
 
 
+def test_pictures_held_back_neither_train_nor_test():
+    problem = Images([0, 1], datasets.bundled(), train=300, test=0, validation=200)
+    (x, y), every = datasets.bundled().train, set(range(len(datasets.bundled().train[1])))
+    for which in range(2):
+        trained, held = set(problem._chosen[which].tolist()), set(problem._validation[which].tolist())
+        assert len(trained) == 300 and len(held) == 200 and not trained & held
+        (batch, labels, wrong), *_ = problem.held(which)["validation"]
+        index = problem._validation[which][: len(labels)]
+        assert torch.equal(labels, y[index]) and not wrong.any() and torch.equal(batch, problem._normal(x[index]))
+    assert torch.equal(problem._chosen[0], Images([0], datasets.bundled(), train=300)._chosen[0])  # what is held back changes nothing else
+    rest = Images([0], datasets.bundled(), validation=200)
+    assert set(rest._chosen[0].tolist()) | set(rest._validation[0].tolist()) == every and rest.examples(0) == len(every) - 200
+    with pytest.raises(ValueError, match=r"train \+ validation <= 1297 must hold, got batch=50, train=1200, validation=200"):
+        Images([0], datasets.bundled(), train=1200, validation=200)
+
+
+def test_accuracy_on_pictures_held_back_is_measured_at_the_end():
+    own = {"train": 100, "steps": 4, "record_every": 2, "norm": "batch", "methods": "sgd,rwp", "swa": 0.5}
+    run = Run(Settings("images", validation=60, **own))
+    run.advance(4)
+    found = run.record.validation_accuracy
+    assert np.isnan(found[:-1]).all()
+    for e in range(2):
+        for which in range(2):
+            with run.engine.runners[e][which].as_measured() as model:
+                model.eval()
+                hits = [(model(x).argmax(1) == y) for x, y, _ in run.problem.held(which)["validation"]]
+            assert found[-1, e, which] == pytest.approx(torch.cat(hits).float().mean().item())
+    none = Run(Settings("images", validation=0, **own))
+    none.advance(4)
+    assert np.isnan(none.record.validation_accuracy).all()
+    assert (none.record.test_accuracy == run.record.test_accuracy).all()
+
+
+def test_your_own_data_may_be_held_back():
+    data = [(torch.randn(8, 3, generator=generator(0, "x")), torch.arange(8) % 2)]
+    problems.add("held", lambda: torch.nn.Linear(3, 2), data, data, validation=[(torch.zeros(4, 3), torch.tensor([0, 0, 0, 1]))])
+    run = Run(Settings("held", methods="sgd", steps=2))
+    run.advance(2)
+    assert run.record.validation_accuracy[-1] in (0.25, 0.75)
+    with pytest.raises(TypeError, match="validation must give its batches again and again"):
+        problems.add("held", lambda: torch.nn.Linear(3, 2), data, data, validation=iter(data))
+    problems.add("held", lambda: torch.nn.Linear(3, 2), data, data)
+    assert not problems.get("held").held_back
+
+
 def test_only_so_much_of_your_training_data_is_measured(monkeypatch):
     asked = []
 

@@ -285,6 +285,22 @@ def test_where_nothing_is_held_back_seeds_that_choose_do_not_report():
     assert made([[0.9], [0.8]], problem="sensing").chosen() == {} and "nothing can be chosen" in made([[0.9]], problem="sensing").rule
 
 
+@pytest.mark.parametrize(("validation", "seeds"), [(100, 1), (0, 2)])
+def test_a_sweep_on_pictures_chooses_by_those_held_back_if_there_are_any(validation, seeds):
+    base = {"train": 40, "test": 50, "validation": validation, "steps": 2, "width": 4, "batch": 10}
+    found = sweep("images", "sgd,rwp", {"sigma": [0.0, 0.02]}, seeds=seeds, **base)
+    held = np.array([row.last("validation_accuracy").mean() for row in found.finished])
+    assert np.isnan(held).all() == (not validation)
+    if validation:
+        assert "chosen by validation accuracy, reported by test accuracy" in found.rule
+        best = found.chosen()["rwp"]
+        assert best.last("validation_accuracy").mean() == max(held[1:])
+    else:
+        assert "chosen by test accuracy, seed 0, reported by test accuracy, seed 1" in found.rule
+    one = sweep("images", "sgd", {}, seeds=1, **base | {"validation": 0})
+    assert one.chosen() == {} and "--set validation=500" in one.rule
+
+
 def test_diverged_settings_are_chosen_last():
     found = made([[np.nan, 0.9, 0.9, 0.9], [0.5] * 4])
     assert found.chosen()["rwp"].point.values == (("sigma", 0.2),) and found.results()[0]["diverged"] == 1

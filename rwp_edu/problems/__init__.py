@@ -124,6 +124,10 @@ class Problem:
         """All that a record has per run."""
         return (*self.metrics, *self.flatness, *self.held_back, PERTURBATION)
 
+    def holds_back(self, settings: Any) -> bool:
+        """Are there data that neither train nor test, to choose settings by?"""
+        return bool(self.held_back) and bool(getattr(settings, "validation", True))
+
     def metric(self, name: str) -> Metric:
         return next(m for m in (*self.measured, *self.profiles) if m.name == name)
 
@@ -136,7 +140,7 @@ def _root_of_the_truth(problem: Sensing) -> dict[str, Tensor]:
 
 
 def _images(s: Any, seeds: Any, device: Any, dtype: Any) -> Images:
-    names = ("batch", "train", "test", "label_noise", "model", "norm", "width", "weights", "crop", "cutout", "label_smoothing", "base", "clip", "workers")
+    names = ("batch", "train", "test", "validation", "label_noise", "model", "norm", "width", "weights", "crop", "cutout", "label_smoothing", "base", "clip", "workers")
     on = {"flip": s.flip == "on", "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16"}
     return Images(seeds, pictures(s.problem, s.size), **{name: getattr(s, name) for name in names}, **on, device=device, dtype=dtype)
 
@@ -272,6 +276,7 @@ PROBLEMS: dict[str, Problem] = {
                 Metric("distance", "distance from the start, ‖w - w₀‖", "distance", (0, 20, 5), digits=1),
             ),
             flatness=FLATNESS,
+            held_back=(VALIDATION,),
             panels=("test_accuracy", "train_loss", "test_loss", "perturbation"),
             methods=("sgd", "sam", "rwp", "m-rwp"),
             parameters=(
@@ -280,6 +285,8 @@ PROBLEMS: dict[str, Problem] = {
                           ticks=((0, "all"), (300, "preset"))),
                 Parameter("test", "", 500, "test pictures that are measured; 0: all", slider=(0, 1000), step=100, live=False, title="test pictures",
                           ticks=((0, "all"),)),
+                Parameter("validation", "", 200, "pictures of the training part that are held back: a sweep chooses by them", slider=(0, 500), step=50,
+                          live=False, title="pictures held back", ticks=((0, "none"),)),
                 Parameter("label_noise", "p", 0.3, "fraction of training labels replaced by a random class", high=1.0, slider=(0.0, 0.6),
                           step=0.05, live=False, title="label noise"),
                 Parameter("model", "", "rescnn", "network", choices=tuple(MODELS), live=False, title="network"),
@@ -332,7 +339,7 @@ OWN: dict[str, Problem] = {}  # what :func:`add` has made
 @cache
 def _like_images(name: str, title: str, **defaults: Any) -> Problem:
     """The row of ``images`` for other pictures: all of them, BatchNorm, fewer runs of more updates, and the published strengths."""
-    row, defaults = PROBLEMS["images"], {"train": 0, "test": 1000, "label_noise": 0.0, "batch": 100, "norm": "batch"} | defaults
+    row, defaults = PROBLEMS["images"], {"train": 0, "test": 1000, "validation": 0, "label_noise": 0.0, "batch": 100, "norm": "batch"} | defaults
     here = {
         **row.here,
         "sigma": {"default": 0.01, "slider": (0.0, 0.1), "ticks": ((0.0, "0"), (0.01, "published"), (0.05, "0.05"), (0.1, "0.1"))},
@@ -354,12 +361,13 @@ def add(
     train: Iterable[Any],
     test: Iterable[Any],
     *,
+    validation: Iterable[Any] | None = None,
     loss: Callable[[Any, Tensor], Tensor] = torch.nn.functional.cross_entropy,
     title: str = "",
 ) -> Problem:
     """Make a problem of any module and any data: ``race(problem=name)``, ``Run(Settings(name))`` and checkpoints then know it, in this process.
 
-    ``build()`` makes the module with fresh weights; ``train`` and ``test`` give batches (x, y) again and again (a DataLoader or a list);
+    ``build()`` makes the module with fresh weights; ``train`` and ``test`` give batches (x, y) again and again (a DataLoader or a list), so do ``validation`` data, by which a sweep chooses;
     ``loss(model(x), y)`` is a mean over the batch. Accuracies are measured where y are class numbers. The same name again replaces it.
 
     >>> data = [(torch.randn(8, 3), torch.randint(2, (8,)))]
@@ -373,9 +381,9 @@ def add(
 
     def make(s: Any, seeds: Any, device: Any, dtype: Any) -> Own:
         how = {"base": s.base, "clip": s.clip, "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16", "workers": s.workers}
-        return Own(seeds, build, train, test, loss=loss, **how, device=device, dtype=dtype)
+        return Own(seeds, build, train, test, validation=validation, loss=loss, **how, device=device, dtype=dtype)
 
-    Own((), build, train, test)  # says what is wrong with the data
+    Own((), build, train, test, validation=validation)  # says what is wrong with the data
     row = PROBLEMS["images"]
     OWN[name] = replace(
         row,
@@ -385,6 +393,7 @@ def add(
         metrics=tuple(m for m in row.metrics if m.name != "wrong_labels_learnt"),
         parameters=tuple(p for p in row.parameters if p.name in TRAINING),
         here={**row.here, "seeds": {"default": 1}},
+        held_back=row.held_back if validation is not None else (),
         like="images",
     )
     return OWN[name]

@@ -67,7 +67,8 @@ class Stream:
 
 
 class Images(Networks):
-    """A network on ``train`` pictures (0: all there are) of which a fraction ``label_noise`` got a random label, measured on ``test`` others (0: all).
+    """A network on ``train`` pictures (0: all that are left) of which a fraction ``label_noise`` got a random label, measured on ``test`` others (0: all).
+    ``validation`` pictures of those to train on are held back, with their right labels.
 
     Every seed has its own choice of training pictures, wrong labels, initial weights, batches and augmentation, the same for every
     method. A ``batch`` of more pictures than there are is all of them. Pictures stay uint8; a batch is normalised by the mean and standard
@@ -86,6 +87,7 @@ class Images(Networks):
         pictures: Pictures,
         train: int = 0,
         test: int = 1000,
+        validation: int = 0,
         label_noise: float = 0.0,
         model: str = "rescnn",
         norm: str = "group",
@@ -101,9 +103,11 @@ class Images(Networks):
         **how: Any,
     ):
         (x, y), (test_x, test_y) = pictures.train, pictures.test
-        train, test = train or len(x), min(test or len(test_x), len(test_x))
-        if not (1 <= train <= len(x) and batch >= 1):
-            raise ValueError(f"batch >= 1 and 1 <= train <= {len(x)} must hold, got batch={batch}, train={train}")
+        train, test = train or len(x) - validation, min(test or len(test_x), len(test_x))
+        if not (1 <= train <= len(x) - validation and validation >= 0 and batch >= 1):
+            raise ValueError(
+                f"batch >= 1, train >= 1 and train + validation <= {len(x)} must hold, got batch={batch}, train={train}, validation={validation}"
+            )
         if weights and x.shape[1] != 3:
             raise ValueError(f"weights of networks for colour pictures do not suit pictures with {x.shape[1]} channel")
         classes, device = len(pictures.classes), torch.device(device)
@@ -111,7 +115,9 @@ class Images(Networks):
         self._mean, self._std = mean.to(device, dtype), std.to(device, dtype)
         self._x, self._test_x, self._test_y = x.to(device), test_x.to(device), test_y.to(device)
         self._augment = Augmentation(crop, flip, cutout)
-        self._chosen = [torch.randperm(len(x), generator=generator(s, "split"))[:train] for s in seeds]
+        orders = [torch.randperm(len(x), generator=generator(s, "split")) for s in seeds]
+        self._chosen, self._validation = [o[:train] for o in orders], [o[len(x) - validation :].to(device) for o in orders]
+        self._y = y.to(device)
         clean = [y[chosen] for chosen in self._chosen]
         given = [mislabelled(own, s, label_noise, len(x), classes) for s, own in zip(seeds, clean)]
         self._given, self._wrong = ([t.to(device) for t in own] for own in (given, [g != c for g, c in zip(given, clean)]))
@@ -141,9 +147,14 @@ class Images(Networks):
     def held(self, which: int) -> dict[str, Iterable[Batch]]:
         chosen = self._chosen[which][:MEASURED].to(self.device)
         train = chosen, self._given[which][: len(chosen)], self._wrong[which][: len(chosen)]
-        never = torch.zeros(len(self._tested), dtype=torch.bool, device=self.device)
-        test = self._tested, self._test_y[self._tested], never
-        return {"train": self._cut(self._x, *train), "test": self._cut(self._test_x, *test)}
+        found = {"train": self._cut(self._x, *train), "test": self._cut(self._test_x, *self._right(self._tested, self._test_y))}
+        if len(kept := self._validation[which]):
+            found["validation"] = self._cut(self._x, *self._right(kept, self._y))
+        return found
+
+    def _right(self, index: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Pictures with their right labels."""
+        return index, y[index], torch.zeros(len(index), dtype=torch.bool, device=self.device)
 
     def _cut(self, x: Tensor, index: Tensor, y: Tensor, wrong: Tensor) -> Iterable[Batch]:
         parts = zip(index.split(CHUNK), y.split(CHUNK), wrong.split(CHUNK))

@@ -39,7 +39,8 @@ def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
 
 class Networks:
     """S seeds, each with initial weights of its own. A subclass gives ``stream(which, number)``, an object whose ``draw()`` gives batches
-    (x, y) and that has ``state()`` and ``restore(state)``, and ``held(which)``: batches (x, y, wrong) of training and of test data to measure on.
+    (x, y) and that has ``state()`` and ``restore(state)``, and ``held(which)``: batches (x, y, wrong) of training and of test data to measure on, and of
+    ``validation`` data where some are held back.
 
     ``build()`` makes the module, ``loss(output, y)`` is the mean over a batch, ``measured_loss`` what is recorded where that differs. ``clip`` is the largest norm of the combined gradient
     (0: none), ``bfloat16`` evaluates the closures under autocast, ``recalibrate`` measures with BatchNorm statistics found afresh at the measured weights,
@@ -130,13 +131,7 @@ class Networks:
 
     def measure(self, model: nn.Module, which: int) -> dict[str, float]:
         """Losses in nats on training data (as labelled) and test data, accuracies, the fraction of wrong labels learnt, and |w - w0|."""
-        held, training = self.held(which), model.training
-        model.eval()
-        try:
-            with torch.no_grad(), self.recalibrated(model, held["train"]):
-                train, test = (self._sums(model, held[part], part) for part in ("train", "test"))
-        finally:
-            model.train(training)
+        train, test = self._looked(model, which, "train", "test")
         w = torch.cat([p.detach().flatten() for p in model.parameters() if p.requires_grad])
         return {
             "test_accuracy": test["right"] / test["n"],
@@ -146,6 +141,23 @@ class Networks:
             "wrong_labels_learnt": train["learnt"] / train["wrong"] if train["wrong"] else float("nan"),
             "distance": float(torch.linalg.vector_norm(w - self.start(which))),
         }
+
+    def validate(self, model: nn.Module, which: int) -> dict[str, float]:
+        """The accuracy on data that neither train nor test: settings are chosen by it. NaN if there are none."""
+        if "validation" not in self.held(which):
+            return {"validation_accuracy": float("nan")}
+        (found,) = self._looked(model, which, "validation")
+        return {"validation_accuracy": found["right"] / found["n"]}
+
+    def _looked(self, model: nn.Module, which: int, *parts: str) -> list[dict[str, float]]:
+        """What the network says of parts of the data, in evaluation mode."""
+        held, training = self.held(which), model.training
+        model.eval()
+        try:
+            with torch.no_grad(), self.recalibrated(model, held["train"]):
+                return [self._sums(model, held[part], part) for part in parts]
+        finally:
+            model.train(training)
 
     def _sums(self, model: nn.Module, batches: Iterable[Batch], part: str) -> dict[str, float]:
         total = torch.zeros(5, dtype=torch.float64, device=self.device)

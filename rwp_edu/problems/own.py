@@ -47,15 +47,24 @@ class Loader:
 
 
 class Own(Networks):
-    """``build()`` makes a module (from torch's random state: every seed starts from other weights); ``train`` and ``test`` are loaders, or
+    """``build()`` makes a module (from torch's random state: every seed starts from other weights); ``train``, ``test`` and perhaps ``validation`` are loaders, or
     lists, of batches (x, y). x may be a tensor, or a tuple or dict of tensors for a module that takes one. For methods with two
     batches the second is drawn by going through ``train`` on its own."""
 
-    def __init__(self, seeds: Sequence[int], build: Callable[[], nn.Module], train: Iterable[Any], test: Iterable[Any], **how: Any):
-        for name, data in (("train", train), ("test", test)):
+    def __init__(
+        self,
+        seeds: Sequence[int],
+        build: Callable[[], nn.Module],
+        train: Iterable[Any],
+        test: Iterable[Any],
+        validation: Iterable[Any] | None = None,
+        **how: Any,
+    ):
+        given = {"train": train, "test": test, "validation": validation}
+        self._data = {name: data for name, data in given.items() if data is not None}
+        for name, data in self._data.items():
             if isinstance(data, Iterator):
                 raise TypeError(f"{name} must give its batches again and again (a DataLoader or a list of (x, y)), got an iterator")
-        self._data = {"train": train, "test": test}
         super().__init__(seeds, build, **how)
 
     def stream(self, which: int, number: int) -> Loader:

@@ -87,7 +87,7 @@ class Sweep:
     def looks(self) -> tuple[Look, Look]:
         """What chooses and what reports: validation and test data of all seeds, or, where nothing is held back, one half of the seeds each."""
         row, s = problems.get(self.problem), self.rows[0].point.settings
-        if row.held_back:
+        if row.holds_back(s):
             return tuple(Look(metric, slice(0, s.seeds), metric.noun) for metric in (row.held_back[0], row.score))
         half = s.seeds // 2
 
@@ -102,7 +102,8 @@ class Sweep:
         """How settings are chosen, in words."""
         choose, report = self.looks
         if not choose.seeds.stop:
-            return "one seed: nothing can be chosen honestly; take 2 seeds at least"
+            held = "take 2 seeds at least" + (", or hold back pictures: --set validation=500" if problems.get(self.problem).held_back else "")
+            return f"one seed: nothing can be chosen honestly; {held}"
         return f"chosen by {choose.title}, reported by {report.title}, which had no part in the choice"
 
     def chosen(self) -> dict[str, Row]:
