@@ -134,7 +134,7 @@ def threads(optimizer: PerturbedOptimizer, model: nn.Module, workers: int = 2) -
     another, with a warning, since at once they could not all see the same mask. A failure at any point undoes the step, as ever.
 
     Raises:
-        TypeError: for an optimizer that is not of ``rwp_edu.optim``, or (at a step) for a closure that takes no model.
+        TypeError: for an optimizer that is not of ``rwp_edu.optim``, a model that cannot be copied, or (at a step) for a closure that takes no model.
         ValueError: for fewer than one worker, or where the optimizer trains parameters that the model does not have.
     """
     _check_optimizer(optimizer)

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rwp_edu.methods import METHODS
 from rwp_edu.optim import READ_AT_ONCE, check_loss, flat_gradient, slot_of
 from rwp_edu.points import At
 
@@ -26,14 +27,15 @@ class Copy:
     """A copy of a model with the thread that evaluates it; on a GPU this has a stream of its own."""
 
     def __init__(self, model: nn.Module):
-        self.source, self.model = model, copy.deepcopy(model)
+        self.source, self.model = model, _copied(model)
+        self.latest: Future | None = None
         self.thread = ThreadPoolExecutor(1, "rwp_edu point")
         self.stream: torch.cuda.Stream | None = None
 
     def follow(self) -> dict[Tensor, Tensor]:
         """Be as the model is now, in all but the weights of a point; gives its parameters for those of the model."""
         if not _alike(self.source, self.model):
-            self.model = copy.deepcopy(self.source)
+            self.model = _copied(self.source)
         for module, own in zip(self.source.modules(), self.model.modules()):
             own.training = module.training
         for p, own in zip(self.source.parameters(), self.model.parameters()):
@@ -44,11 +46,13 @@ class Copy:
 
     def ask(self, at: At, closure: Callable[[nn.Module], Any], plan: Any, name: str, threads: int) -> Future:
         """Begin to evaluate ``closure`` at a point; the result is the loss, the flat gradient, and which parameters have one."""
-        own = self.follow()
+        if self.latest:
+            wait([self.latest])  # it may still be at work if a step was interrupted
+        own, wanted = self.follow(), set(plan.trained)
         if lost := sum(p not in own for p in plan.trained):
             raise ValueError(f"the optimizer trains {lost} parameters that are not in the model any more: make an optimizer for those it has now")
         trained = [own[p] for p in plan.trained]
-        if rest := [(mine, p) for p, mine in own.items() if p not in set(plan.trained)]:
+        if rest := [(mine, p) for p, mine in own.items() if p not in wanted]:
             torch._foreach_copy_(*map(list, zip(*rest)))
         device = plan.w.device
         autocast = torch.autocast(
@@ -73,7 +77,8 @@ class Copy:
                     loss = closure(self.model)
                 return loss, flat_gradient(plan, trained, seen, name), seen
 
-        return self.thread.submit(evaluate)
+        self.latest = self.thread.submit(evaluate)
+        return self.latest
 
     def hand_over(self, g: Tensor) -> Tensor:
         """For whoever goes on with it, on another stream."""
@@ -81,6 +86,15 @@ class Copy:
             torch.cuda.current_stream(g.device).wait_stream(self.stream)
             g.record_stream(torch.cuda.current_stream(g.device))
         return g
+
+
+def _copied(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:
+        raise TypeError(
+            f"{type(model).__name__} cannot be copied ({error}), so that its points cannot be evaluated at once: leave out rwp_edu.parallel.threads"
+        ) from error
 
 
 def _alike(model: nn.Module, other: nn.Module) -> bool:
@@ -102,7 +116,9 @@ class Together:
 
     def __init__(self, optimizer: Any, model: nn.Module, number: int):
         self.optimizer, self.model, self.number = optimizer, model, number
-        self.copies: list[Copy] = []  # made when they are needed
+        cost = METHODS[optimizer.method].cost(k=optimizer.param_groups[0].get("k", 1))
+        self.copies: list[Copy] = []
+        self._need(min(number, cost.points // cost.rounds))
         self.draws = False
         self.evaluated = 0  # points, by the copies
         self._given: tuple[Callable, ...] = ()
@@ -153,7 +169,7 @@ class Together:
         name, threads = type(self.optimizer).__name__, torch.get_num_threads()
         share = max(1, threads // len(points))
         asked: list[Future] = []
-        self.copies += [Copy(self.model) for _ in range(len(points) - 1 - len(self.copies))]
+        self._need(len(points))
         torch.set_num_threads(share)
         try:
             for at, of in zip(points[1:], self.copies):
@@ -172,6 +188,10 @@ class Together:
             seen |= have
         self.evaluated += len(asked)
         return found
+
+    def _need(self, points: int) -> None:
+        """Copies for so many points at once; the first point is for the model itself."""
+        self.copies += [Copy(self.model) for _ in range(points - 1 - len(self.copies))]
 
     def _random(self) -> Tensor:
         device = next(self.model.parameters()).device

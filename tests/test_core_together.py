@@ -216,6 +216,40 @@ def test_what_is_wrong_is_said():
     assert all(map(torch.equal, ours.standing(), before))
 
 
+def test_a_model_that_cannot_be_copied():
+    class Stubborn(nn.Linear):
+        def __deepcopy__(self, memo):
+            raise RuntimeError("not me")
+
+    model = Stubborn(2, 2)
+    with pytest.raises(TypeError, match=r"Stubborn cannot be copied \(not me\)"):
+        parallel.threads(OPTIMIZERS["m-rwp"](torch.optim.SGD(model.parameters(), lr=0.1)), model)
+
+
+def test_a_model_that_keeps_what_it_has_computed():
+    """Once it has, torch does not copy it any more."""
+
+    class Keeps(nn.Linear):
+        def forward(self, x):
+            self.latest = super().forward(x)
+            return self.latest
+
+    def closure(model):
+        loss = model(torch.ones(1, 2)).square().sum()
+        loss.backward()
+        return loss
+
+    ends = []
+    for workers in (1, 2):
+        torch.manual_seed(0)
+        model = Keeps(2, 2)
+        optimizer = parallel.threads(OPTIMIZERS["nso"](torch.optim.SGD(model.parameters(), lr=0.1)), model, workers)
+        for _ in range(4):
+            optimizer.step(closure)
+        ends.append(model.weight.detach().clone())
+    assert torch.equal(*ends) and optimizer._shared.evaluated == 3
+
+
 def test_alone_again():
     alone, ours = Training(), Training(workers=2)
     ours.step(2), alone.step(2)
