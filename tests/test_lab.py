@@ -387,3 +387,39 @@ def test_controls_are_there_again_when_a_problem_comes_back():
     screen.draw()
     assert screen.controls is controls and controls["sigma"].input.value == 0.2
     assert controls["sigma"].box in screen.left.children
+
+
+def test_chips_are_kept_and_follow_the_state():
+    lab = rwp_edu.lab.race(methods="sgd,rwp", **SMALL)
+    screen = lab.screen
+    screen.draw()
+    chips = screen.chips._kept
+    before, boxes = dict(chips), screen.chips.box.children
+    assert {name for name, chip in chips.items() if chip.toggle.value} == {"sgd", "rwp"}
+    chips["nso"].toggle.value = True  # a click
+    screen.turn()
+    lab.set(k=3)
+    screen.draw()
+    assert lab.state.methods == ("sgd", "rwp", "nso") and screen.chips.box.children == boxes and chips == before
+    assert chips["nso"].toggle.description == "NSO  6∥" and "6 gradients per update at once" in chips["nso"].toggle.tooltip
+    lab.set(methods="rwp,rwp:sigma=0.3")
+    screen.draw()
+    assert {name for name, chip in chips.items() if chip.toggle.value} == {"rwp", "rwp:sigma=0.3"}
+    assert chips["rwp"] is before["rwp"] and len(screen.chips.box.children) == len(boxes) + 1
+
+
+def test_the_last_method_cannot_be_switched_off():
+    """What is refused is not shown either."""
+    lab = rwp_edu.lab.race(methods="rwp", **SMALL)
+    screen = lab.screen
+    screen.draw()
+    screen.chips._kept["rwp"].toggle.value = False
+
+    async def scene():
+        screen.show()
+        await asyncio.sleep(0.2)
+        screen._task.cancel()
+
+    asyncio.run(scene())
+    assert lab.state.methods == ("rwp",) and screen.chips._kept["rwp"].toggle.value
+    assert "choose at least one method" in screen.status.value

@@ -155,34 +155,44 @@ class Control:
             self._tick()
 
 
+class Chip:
+    """A toggle for an entrant, with its line and its cost."""
+
+    def __init__(self, name: str, store: Any):
+        self.entrant = Entrant.parse(name)
+        self.toggle, self.line = w.ToggleButton(layout={"width": "auto"}), w.HTML(layout={"margin": "2px 0 2px 6px"})
+        self.box = w.HBox([self.line, self.toggle], layout={"align_items": "center"})
+        self.box.add_class("rwp-chip")
+        self.toggle.observe(lambda change: store("toggle", (name, change["new"])), names="value")
+
+    def tell(self, names: tuple[str, ...], k: int) -> None:
+        """Line, label and cost among the entrants ``names``."""
+        row, name = methods.get(self.entrant.method), str(self.entrant)
+        cost = row.cost(k=self.entrant.pins.get("k", k))
+        together = " at once" if cost.rounds == 1 and cost.points > 1 else " one after another" if cost.rounds > 1 else ""
+        self.toggle.tooltip = f"{row.formula}: {cost.work} gradient{'s' * (cost.work > 1)} per update{together}"
+        self.toggle.description = f"{self.entrant.label}  {cost}"
+        self.line.value = figures.swatch(name, names)
+
+
 class Chips:
-    """A toggle per method of the table and per entrant with values of its own, with its line and its cost."""
+    """A chip per method of the table and per entrant with values of its own; a chip is kept, so that a click leaves the focus where it is."""
 
     def __init__(self, store: Any):
         self.store = store
         self.box = w.HBox(layout={"flex_flow": "row wrap", "margin": "0"})
-        self._made_for: tuple | None = None
+        self._kept: dict[str, Chip] = {}
+        self._told: tuple | None = None
 
     def show(self, state: Any, also: tuple[str, ...] = ()) -> None:
         """``state`` has the chosen ``methods`` and k; entrants in ``also`` have a chip too."""
         names = tuple(dict.fromkeys((*methods.METHODS, *state.methods, *also)))
-        wanted = names, state.methods, state.k
-        if wanted == self._made_for:
-            return
-        self._made_for = wanted
-        self.box.children = [self._chip(name, names, state) for name in names]
-
-    def _chip(self, name: str, names: tuple[str, ...], state: Any) -> w.Widget:
-        entrant = Entrant.parse(name)
-        row = methods.get(entrant.method)
-        cost = row.cost(k=entrant.pins.get("k", state.k))
-        together = " at once" if cost.rounds == 1 and cost.points > 1 else " one after another" if cost.rounds > 1 else ""
-        tip = f"{row.formula}: {cost.work} gradient{'s' * (cost.work > 1)} per update{together}"
-        toggle = w.ToggleButton(
-            value=name in state.methods, description=f"{entrant.label}  {cost}", tooltip=tip, layout={"width": "auto"}
-        )
-        toggle.observe(lambda change: self.store("toggle", (name, change["new"])), names="value")
-        line = w.HTML(figures.swatch(name, names), layout={"margin": "2px 0 2px 6px"})
-        chip = w.HBox([line, toggle], layout={"align_items": "center"})
-        chip.add_class("rwp-chip")
-        return chip
+        if (names, state.k) != self._told:
+            self._told = names, state.k
+            for name in names:
+                if name not in self._kept:
+                    self._kept[name] = Chip(name, self.store)
+                self._kept[name].tell(names, state.k)
+            self.box.children = [self._kept[name].box for name in names]
+        for name in names:
+            self._kept[name].toggle.value = name in state.methods

@@ -104,7 +104,7 @@ class ExplorerScreen(Live):
         try:
             if self.choice:
                 self.choice.value = getattr(state, owner.CHOICE)
-            if self.chips:
+            if self.chips and not self.asked("toggle"):
                 self.chips.show(state)
             for name, row in owner.rows.items():
                 if name in self.controls:

@@ -347,7 +347,8 @@ class Screen(Live):
                     control.show(getattr(state, name))
                 unused = words.unused(name, state)
                 control.explain(unused or ("acts at Reset" if name in waiting else ""), off=bool(unused))
-            self.chips.show(state, race.record.entrants)
+            if not self.asked("toggle"):
+                self.chips.show(state, race.record.entrants)
             self.axis.value, self.smoothing.value = state.x, state.smoothing
             self.third.value = state.third if problems.get(state.problem).flatness else ""
             self.pace.value = min(PACES.values(), key=lambda pace: abs(pace - state.pace))
