@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import operator
-import os
 import statistics
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from time import perf_counter, process_time, sleep
+from time import perf_counter, process_time
 from typing import Any
 
 import torch
@@ -22,6 +21,7 @@ import torch
 from rwp_edu import checkpoints, models, rivals, side_by_side
 from rwp_edu.batched import Group, update
 from rwp_edu.descent import Descent
+from rwp_edu.machine import cores, others
 from rwp_edu.methods import METHODS, PARAMETERS
 from rwp_edu.noise import generator
 from rwp_edu.optim import OPTIMIZERS
@@ -57,25 +57,10 @@ class Row:
     wall: bool = False  # wall time, which says something on a quiet machine only
 
 
-def others(seconds: float = 1.0) -> float:
-    """How many cores other processes keep busy, watched for some seconds; 0 where the system does not tell."""
-    path = Path("/proc/stat")
-    if not path.exists():
-        return 0.0
-
-    def used() -> float:
-        user, nice, system, _, _, irq, softirq, *_ = map(int, path.read_text().split("\n", 1)[0].split()[1:])
-        return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK") - process_time()
-
-    before = used()
-    sleep(seconds)
-    return max(0.0, (used() - before) / seconds)
-
-
 def noise() -> str:
     """Why wall time would say nothing now, or nothing."""
     busy = others()
-    return f"wall time, and others keep {busy:.1f} of {os.cpu_count()} cores busy" if busy > QUIET else ""
+    return f"wall time, and others keep {busy:.1f} of {cores()} cores busy" if busy > QUIET else ""
 
 
 def seconds_of(work: Callable[[], None]) -> float:
@@ -360,9 +345,9 @@ def workers(network: str, ours: str, way: str) -> Callable[[ExitStack], tuple[Me
 def no_workers(network: str) -> str:
     if network == "resnet18" and find_spec("torchvision") is None:
         return "needs torchvision"
-    if (lacking := side_by_side.lacks()) or not (others := side_by_side.others_now()) > side_by_side.QUIET:
+    if (lacking := side_by_side.lacks()) or not (busy := others(0.5)) > side_by_side.QUIET:
         return lacking
-    return f"needs a quiet machine: others use {others:.1f} of its cores"
+    return f"needs a quiet machine: others use {busy:.1f} of its cores"
 
 
 def workers_row(network: str, label: str, ours: str, way: str, against: str, goal: str) -> Row:

@@ -314,11 +314,11 @@ def train_here(arguments: Namespace, shards: int = 0, first: bool = True) -> int
         every = EVERY.parse(arguments.checkpoint_every if arguments.checkpoint_every is not None else EVERY.default)
         if arguments.checkpoint_every is not None and (arguments.out or arguments.resume) is None:
             raise ValueError("checkpoints need a folder: give --out DIR")
-        threads = THREADS.parse(arguments.threads) if arguments.threads is not None else 1
+        threads = None if arguments.threads is None else THREADS.parse(arguments.threads)
         if arguments.tensorboard and (arguments.out or arguments.resume) is None:
             raise ValueError("TensorBoard needs a folder: give --out DIR")
         run, folder = run_of(arguments)
-        run.engine.threads = threads
+        run.engine.threads = threads or run.engine.threads
         if shards and run.record.problem.engine == "batched":
             raise ValueError(f"the networks of {run.settings.problem} are trained all at once, which several workers would slow down; try images")
         if shards:
@@ -667,7 +667,7 @@ COMMANDS = {
             "--download": {"action": "store_true", "help": "get the data set first, if it is not here yet"},
             "--parallel": {"metavar": "points", "help": "share out the points of every round over the workers that torchrun has started"},
             "--shards": {"metavar": "N", "help": "workers that share a point, each with a part of the batch (default: 1)"},
-            "--threads": {"metavar": "N", "help": "threads of the computation (default: 1; more pay for large networks on an idle machine)"},
+            "--threads": {"metavar": "N", "help": "threads of the computation (default: 1; for CIFAR, folders and networks of your own all cores but one)"},
             "--tensorboard": {"action": "store_true", "help": "write event files for TensorBoard too, into DIR/tensorboard"},
             "--json": JSON,
         },

@@ -7,6 +7,7 @@ the same seed that train by other methods.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 
 from rwp_edu.batched import Group
+from rwp_edu.machine import cores
 from rwp_edu.methods import METHODS, Cost
 from rwp_edu.noise import generator
 from rwp_edu.optim import OPTIMIZERS
@@ -181,9 +183,10 @@ class Runner:
 class OneByOne:
     """The engine of a race whose networks are trained one after another; what it offers is said in ``rwp_edu.batched.Batched``."""
 
-    title, threads = "one network after another", 1
+    title = "one network after another"
 
     def __init__(self, problem: Any, groups: Sequence[Group]):
+        self.threads = problem.threads or max(1, cores() - 1)
         self.problem, self.groups, self.seeds = problem, groups, len(problem.seeds)
         self.runners = [[Runner(problem, which, group.method) for which in range(self.seeds)] for group in groups]
 
@@ -195,6 +198,7 @@ class OneByOne:
         """Share out the points of every round over the ranks of ``rwp_edu.parallel.workers()``, ``shards`` ranks to a point; on all ranks alike."""
         from rwp_edu import parallel
 
+        self.threads = self.problem.threads or max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
         for runner in self._all:
             parallel.points(runner.optimizer, runner.model, shards=shards)
             runner.cut = partial(parallel.shard, runner.optimizer)

@@ -28,7 +28,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from rwp_edu import optim, parallel
+from rwp_edu import machine, optim, parallel
 from rwp_edu.methods import METHODS
 from rwp_edu.parameters import unknown
 
@@ -74,24 +74,7 @@ def lacks() -> str:
     """Why nothing can be measured here, or nothing."""
     if not dist.is_available() or not dist.is_gloo_available():
         return "this torch has no gloo"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return "" if cores >= 2 else "needs two cores, this machine has one"
-
-
-def others_now(seconds: float = 0.5) -> float:
-    """How many cores are busy with anything but this process, NaN where the system does not tell."""
-    began, busy, own = perf_counter(), _busy(), process_time()
-    sleep(seconds)
-    return max(0.0, (_busy() - busy - process_time() + own) / (perf_counter() - began))
-
-
-def _busy() -> float:
-    """CPU seconds that all processes of the machine have used."""
-    try:
-        fields = list(map(int, Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]))
-    except (OSError, ValueError):
-        return math.nan
-    return (sum(fields) - fields[3] - fields[4]) / os.sysconf("SC_CLK_TCK")  # neither idle nor waiting for a disk
+    return "" if machine.cores() >= 2 else "needs two cores, this machine has one"
 
 
 # ------------------------------------------------------------------------------------------------------------ the two processes
@@ -247,11 +230,11 @@ def _serve(rank: int, home: Path, network: str, batch: int) -> None:
             kept[method, way] = _stepper(method, way, network, batch)
             kept[method, way](), kept[method, way]()  # touches every page, and knows its modules
         dist.barrier()
-        began, busy, own = perf_counter(), _busy(), process_time()
+        began, busy, own = perf_counter(), machine.busy(), process_time()
         for _ in range(updates if here else 0):
             kept[method, way]()
         wall, cpu = perf_counter() - began, torch.zeros(2, dtype=torch.float64)
-        cpu[rank], busy = process_time() - own, _busy() - busy
+        cpu[rank], busy = process_time() - own, machine.busy() - busy
         dist.all_reduce(cpu)
         if rank == 0:
             ours, each = cpu.sum().item() / wall, 1000 / updates

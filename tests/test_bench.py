@@ -1,11 +1,12 @@
 import json
+import math
 import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from rwp_edu import bench
+from rwp_edu import bench, machine
 from rwp_edu.bench import ROWS, Loop, Row, measure, one_by_one, race, seconds_of
 from rwp_edu.cli import main
 from rwp_edu.methods import METHODS
@@ -106,9 +107,13 @@ def test_what_this_process_does_is_not_counted_as_what_others_do(monkeypatch):
     tick = os.sysconf("SC_CLK_TCK")
     stats = iter([f"cpu  {7 * tick} 0 0 900 900 0 0 0 0 0\ncpu0 1", f"cpu  {9 * tick} 0 {tick} 990 990 0 0 0 0 0\ncpu0 1"])
     own = iter([5.0, 6.5])
-    monkeypatch.setattr(bench.Path, "read_text", lambda self: next(stats))
-    monkeypatch.setattr(bench, "process_time", lambda: next(own))
-    assert bench.others(0.01) == pytest.approx((3 - 1.5) / 0.01)
+    monkeypatch.setattr(machine.Path, "read_text", lambda self: next(stats))
+    monkeypatch.setattr(machine, "process_time", lambda: next(own))
+    clock = iter([10.0, 12.0])
+    monkeypatch.setattr(machine, "perf_counter", lambda: next(clock))
+    assert machine.others(0.01) == pytest.approx((3 - 1.5) / 2)
+    monkeypatch.setattr(machine.Path, "read_text", lambda self: "nothing of the kind")
+    assert math.isnan(machine.busy())
 
 
 def test_a_peer_that_cannot_be_imported_is_skipped_with_the_reason(monkeypatch):

@@ -11,8 +11,8 @@ import time
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
+import rwp_edu
 from rwp_edu import checkpoints, datasets, flatness, models, problems
 from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
@@ -461,6 +461,34 @@ def test_your_own_data_may_be_held_back():
         problems.add("held", lambda: torch.nn.Linear(3, 2), data, data, validation=iter(data))
     problems.add("held", lambda: torch.nn.Linear(3, 2), data, data)
     assert not problems.get("held").held_back
+
+
+def test_cores_of_a_training(monkeypatch):
+    """Small networks get one, others all but one; a sweep keeps to one, so that its numbers do not depend on the machine."""
+    from rwp_edu import one_by_one
+    from rwp_edu.sweep.engines import work
+
+    data, seen = [(torch.zeros(8, 3), torch.arange(8) % 2)], set()
+
+    class Net(torch.nn.Linear):
+        def forward(self, x):
+            seen.add(torch.get_num_threads())
+            return super().forward(x)
+
+    problems.add("net", lambda: Net(3, 2), data, data)
+    for cores, wanted, threads in ((8, {}, 7), (1, {}, 1), (8, {"threads": 3}, 3)):
+        monkeypatch.setattr(one_by_one, "cores", lambda cores=cores: cores)
+        run = Run(Settings("net", methods="sgd", steps=2, **wanted))
+        seen.clear()
+        run.advance(2)
+        assert seen == {threads} and torch.get_num_threads() == 1
+        lab = rwp_edu.lab.race(problem="net", methods="sgd", steps=2, pace=0, **wanted)
+        seen.clear()
+        lab.screen._train()
+        assert seen == {threads}
+    assert run_of(methods="sgd").engine.threads == 1
+    seen.clear()
+    assert "failed" not in work(Settings("net", methods="sgd", steps=2, threads=3).to_json()) and seen == {1}
 
 
 def test_only_so_much_of_your_training_data_is_measured(monkeypatch):

@@ -9,9 +9,9 @@ import pytest
 from rwp_edu import bench, side_by_side
 from rwp_edu.evidence.experiments import EXPERIMENTS
 from rwp_edu.lab import at_once as screen
+from rwp_edu.lab.at_once import workers
 from rwp_edu.lab.exercises_workers import check_round
 from rwp_edu.lab.timeline import timeline
-from rwp_edu.lab.at_once import workers
 from rwp_edu.methods import METHODS
 from rwp_edu.side_by_side import ORDER, Disturbed, Sample, Team, disturbed, others, ratio, times
 
@@ -234,12 +234,12 @@ def test_the_rows_of_the_bench(monkeypatch):
     assert [row.goal for row in rows] == ["<= 0.90", "<= 0.62"] * 4
     monkeypatch.setattr(side_by_side, "Team", Scripted)
     monkeypatch.setattr(side_by_side, "lacks", str)
-    monkeypatch.setattr(side_by_side, "others_now", lambda: 0.0)
+    monkeypatch.setattr(bench, "others", lambda seconds: 0.0)
     Scripted.others = []
     assert bench.measure_row(rows[0], 3)["ratio"] == 1.0
     Scripted.others = [0, 0, 0, 1, 1, 1]
     assert "not quiet: others use 1.0" in bench.measure_row(rows[0], 3)["skipped"]
-    monkeypatch.setattr(side_by_side, "others_now", lambda: 1.25)
+    monkeypatch.setattr(bench, "others", lambda seconds: 1.25)
     assert "quiet machine: others use 1.2" in bench.measure_row(rows[1], 3)["skipped"]
     with pytest.raises(Disturbed):
         Scripted.others = [1.0] * 3

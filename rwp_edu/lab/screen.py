@@ -23,7 +23,7 @@ from rwp_edu.lab.live import Live
 from rwp_edu.lab.opening import MEGABYTES, OTHER, Download, Opening
 from rwp_edu.lab.state import PRESETS, VIEW
 from rwp_edu.settings import parameters
-from rwp_edu.training import one_thread
+from rwp_edu.training import threads
 
 PERTURBATION = ("kind", "law", "sigma", "rho", "lam", "k")
 DETAILS = tuple(name for name in methods.PARAMETERS if name not in PERTURBATION)
@@ -311,7 +311,7 @@ class Screen(Live):
         run, pace = self.race._run, self.race.state.pace
         began, done = self._clock
         end = time.perf_counter() + SLICE
-        with one_thread():
+        with threads(run.engine.threads):
             while not (run.finished and run.whole) and time.perf_counter() < end:
                 if run.whole and pace and run.updates >= done + (time.perf_counter() - began) * pace:
                     break

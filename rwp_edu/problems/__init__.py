@@ -140,7 +140,7 @@ def _root_of_the_truth(problem: Sensing) -> dict[str, Tensor]:
 
 
 def _images(s: Any, seeds: Any, device: Any, dtype: Any) -> Images:
-    names = ("batch", "train", "test", "validation", "label_noise", "model", "norm", "width", "weights", "crop", "cutout", "label_smoothing", "base", "clip", "workers")
+    names = ("batch", "train", "test", "validation", "label_noise", "model", "norm", "width", "weights", "crop", "cutout", "label_smoothing", "base", "clip", "workers", "threads")
     on = {"flip": s.flip == "on", "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16"}
     return Images(seeds, pictures(s.problem, s.size), **{name: getattr(s, name) for name in names}, **on, device=device, dtype=dtype)
 
@@ -309,6 +309,8 @@ PROBLEMS: dict[str, Problem] = {
                           choices=("on", "off"), live=False, title="BatchNorm recalibration"),
                 Parameter("workers", "", 1, "points of a round that are evaluated at once, in threads with a copy of the network each", low=1, high=64,
                           slider=(1, 4), step=1, live=False, title="points at once"),
+                Parameter("threads", "", 1, "cores that share the work of a network; 0: all but one", high=1024, slider=(0, 16), step=1, live=False,
+                          title="cores", ticks=((0, "all but one"),)),
                 Parameter("size", "", 32, "side in pixels to which the pictures of a folder are brought", low=8, high=512, slider=(8, 256), step=8,
                           live=False, title="size of pictures"),
             ),
@@ -339,7 +341,7 @@ OWN: dict[str, Problem] = {}  # what :func:`add` has made
 @cache
 def _like_images(name: str, title: str, **defaults: Any) -> Problem:
     """The row of ``images`` for other pictures: all of them, BatchNorm, fewer runs of more updates, and the published strengths."""
-    row, defaults = PROBLEMS["images"], {"train": 0, "test": 1000, "validation": 0, "label_noise": 0.0, "batch": 100, "norm": "batch"} | defaults
+    row, defaults = PROBLEMS["images"], {"train": 0, "test": 1000, "validation": 0, "threads": 0, "label_noise": 0.0, "batch": 100, "norm": "batch"} | defaults
     here = {
         **row.here,
         "sigma": {"default": 0.01, "slider": (0.0, 0.1), "ticks": ((0.0, "0"), (0.01, "published"), (0.05, "0.05"), (0.1, "0.1"))},
@@ -352,7 +354,7 @@ def _like_images(name: str, title: str, **defaults: Any) -> Problem:
     return replace(row, name=name, title=title, parameters=own, here=here, like="images")
 
 
-TRAINING = ("base", "clip", "precision", "recalibrate", "workers")
+TRAINING = ("base", "clip", "precision", "recalibrate", "workers", "threads")
 
 
 def add(
@@ -380,7 +382,7 @@ def add(
         raise ValueError(f"{name!r} is taken by a problem of this project: choose another name")
 
     def make(s: Any, seeds: Any, device: Any, dtype: Any) -> Own:
-        how = {"base": s.base, "clip": s.clip, "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16", "workers": s.workers}
+        how = {"base": s.base, "clip": s.clip, "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16", "workers": s.workers, "threads": s.threads}
         return Own(seeds, build, train, test, validation=validation, loss=loss, **how, device=device, dtype=dtype)
 
     Own((), build, train, test, validation=validation)  # says what is wrong with the data
@@ -391,7 +393,7 @@ def add(
         title=title or name,
         make=make,
         metrics=tuple(m for m in row.metrics if m.name != "wrong_labels_learnt"),
-        parameters=tuple(p for p in row.parameters if p.name in TRAINING),
+        parameters=tuple(replace(p, default=0) if p.name == "threads" else p for p in row.parameters if p.name in TRAINING),
         here={**row.here, "seeds": {"default": 1}},
         held_back=row.held_back if validation is not None else (),
         like="images",

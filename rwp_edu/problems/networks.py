@@ -44,7 +44,7 @@ class Networks:
 
     ``build()`` makes the module, ``loss(output, y)`` is the mean over a batch, ``measured_loss`` what is recorded where that differs. ``clip`` is the largest norm of the combined gradient
     (0: none), ``bfloat16`` evaluates the closures under autocast, ``recalibrate`` measures with BatchNorm statistics found afresh at the measured weights,
-    ``workers`` points of a round are evaluated at once (``rwp_edu.parallel.threads``).
+    ``workers`` points of a round are evaluated at once (``rwp_edu.parallel.threads``), on ``threads`` cores in all (0: all but one).
     """
 
     def __init__(
@@ -59,12 +59,13 @@ class Networks:
         bfloat16: bool = False,
         recalibrate: bool = True,
         workers: int = 1,
+        threads: int = 1,
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ):
         self.seeds, self.device, self.dtype = tuple(seeds), torch.device(device), dtype
         self.build, self.loss, self.clip, self.bfloat16, self.recalibrate = build, loss, clip, bfloat16, recalibrate
-        self.measured_loss, self.workers = measured_loss or loss, workers
+        self.measured_loss, self.workers, self.threads = measured_loss or loss, workers, threads
         self.base = BASES[base]
         self._starts = [seeded(build, generator(s, "init").initial_seed()).to(self.device, dtype) for s in self.seeds]
         self._streams = [[self.stream(which, number) for which in range(len(self.seeds))] for number in range(2)]

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from importlib.util import find_spec
 from typing import Any
 
+from rwp_edu.machine import cores
 from rwp_edu.parameters import unknown
 
 Answers = Iterator[tuple[int, dict[str, Any]]]
@@ -37,7 +38,8 @@ def work(task: str, heard: Heard = lambda part: None) -> dict[str, Any]:
 
     keep_freed_memory()
     try:
-        run = Run(Settings.from_json(task))
+        settings = Settings.from_json(task)
+        run = Run(settings.replace(threads=1) if "threads" in vars(settings) else settings)
         while not run.finished:
             run.advance(max(1, run.settings.steps // 50))
             heard(run.updates / run.settings.steps)
@@ -145,7 +147,7 @@ def checked(engine: str, workers: int | None, address: str | None) -> int:
         raise ValueError(f"the engine {engine} needs {package}, which is not installed: pip install 'rwp_edu[{extra}]'")
     if workers is not None and (isinstance(workers, bool) or not isinstance(workers, int) or workers < 1):
         raise ValueError(f"workers must be a whole number >= 1, got {workers!r}")
-    return workers or len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1))
+    return workers or cores()
 
 
 def tasks_of(settings: Sequence[Any]) -> list[str]:
