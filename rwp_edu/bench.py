@@ -358,7 +358,7 @@ def workers_row(network: str, label: str, ours: str, way: str, against: str, goa
         "ms",
         "wall time per update, while nobody else uses the cores",
         goal,
-        7,
+        7 if network == "cnn" else 3,
         workers(network, ours, way),
         lambda: no_workers(network),
     )
