@@ -130,7 +130,7 @@ def threads(optimizer: PerturbedOptimizer, model: nn.Module, workers: int = 2) -
     gradient takes some milliseconds: Python itself runs on one core.
 
     The copies follow the model in weights that are not trained, buffers and ``training``; buffers are those before the step at all points but the first.
-    A copy has none of the hooks on parameters. Where closures draw random numbers, as dropout does, points are evaluated one after
+    Where other things of the model have changed (a module replaced, a rate of dropout), call this again. A copy has none of the hooks on parameters. Where closures draw random numbers, as dropout does, points are evaluated one after
     another, with a warning, since at once they could not all see the same mask. A failure at any point undoes the step, as ever.
 
     Raises:

@@ -58,9 +58,9 @@ class Copy:
         autocast = torch.autocast(
             device.type, torch.get_autocast_dtype(device.type), torch.is_autocast_enabled(device.type), torch.is_autocast_cache_enabled()
         )
-        before = None
-        if device.type == "cuda":
-            before = torch.cuda.current_stream(device)
+        ready = None
+        if device.type == "cuda":  # from here on: what the other point does meanwhile is not waited for
+            ready = torch.cuda.current_stream(device).record_event()
             self.stream = self.stream or torch.cuda.Stream(device)
 
         def evaluate() -> tuple[Any, Tensor, set[int]]:
@@ -68,8 +68,8 @@ class Copy:
             torch.set_num_threads(threads)
             seen: set[int] = set()
             with torch.no_grad(), autocast, torch.cuda.stream(self.stream):
-                if before:
-                    self.stream.wait_stream(before)
+                if ready:
+                    self.stream.wait_event(ready)
                 torch._foreach_copy_(trained, plan.views(at.w))
                 for p in trained:
                     p.grad = None
