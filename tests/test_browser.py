@@ -169,6 +169,18 @@ def test_another_problem_and_back(page):
     assert python(page, "print(lab.screen.running)").strip() == "False"
 
 
+def test_other_pictures_are_opened_from_the_menu(page, folder):
+    chosen = "document.querySelector('.rwp-lab select').selectedOptions[0].text.replaceAll('\\u00a0', ' ') === '{}'"
+    drawn = "document.querySelector('.rwp-lab .js-plotly-plot').layout.annotations.some(a => a.text.includes('{}'))"
+    page.locator(".rwp-lab select").first.select_option(label="other pictures ...")
+    page.fill(".rwp-opening input", f"folder:{folder}")
+    page.locator(".rwp-opening button:has-text('Open')").click()
+    until(page, f"{chosen.format('Pictures in pictures')} && {drawn.format('test loss')}")
+    page.locator(".rwp-lab select").first.select_option(label="Digits with wrong labels")
+    until(page, f"{chosen.format('Digits with wrong labels')} && {drawn.format('wrong labels learnt')}")
+    python(page, "print(lab.status)")  # the kernel has drawn its controls too
+
+
 def test_no_errors_in_the_console(page):
     assert [text for text in page.errors if "favicon" not in text] == []
 
@@ -177,8 +189,8 @@ def test_reload_keeps_the_picture(page):
     """The widget manager gives a kernel four seconds to tell of its widgets; on a busy machine it complains, or has to be asked again."""
     from playwright.sync_api import TimeoutError
 
+    until(page, f"{LINE.format('RWP')} >= 1")
     points = page.evaluate(LINE.format("RWP"))
-    assert points >= 1
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     for patience in (60_000, PATIENCE):
         page.reload()
@@ -190,18 +202,6 @@ def test_reload_keeps_the_picture(page):
             if patience == PATIENCE:
                 raise
     page.errors[:] = [text for text in page.errors if "widget model not found" not in text]
-
-
-def test_other_pictures_are_opened_from_the_menu(page, folder):
-    chosen = "document.querySelector('.rwp-lab select').selectedOptions[0].text.replaceAll('\\u00a0', ' ') === '{}'"
-    drawn = "document.querySelector('.rwp-lab .js-plotly-plot').layout.annotations.some(a => a.text.includes('{}'))"
-    page.locator(".rwp-lab select").first.select_option(label="other pictures ...")
-    page.fill(".rwp-opening input", f"folder:{folder}")
-    page.locator(".rwp-opening button:has-text('Open')").click()
-    until(page, f"{chosen.format('Pictures in pictures')} && {drawn.format('test loss')}")
-    page.locator(".rwp-lab select").first.select_option(label="Digits with wrong labels")
-    until(page, f"{chosen.format('Digits with wrong labels')} && {drawn.format('wrong labels learnt')}")
-    python(page, "print(lab.status)")  # the kernel has drawn its controls too
 
 
 def test_arrows_of_one_update(page):
