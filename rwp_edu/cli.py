@@ -318,11 +318,11 @@ def train_here(arguments: Namespace, shards: int = 0, first: bool = True) -> int
         if arguments.tensorboard and (arguments.out or arguments.resume) is None:
             raise ValueError("TensorBoard needs a folder: give --out DIR")
         run, folder = run_of(arguments)
-        run.engine.threads = threads or run.engine.threads
         if shards and run.record.problem.engine == "batched":
             raise ValueError(f"the networks of {run.settings.problem} are trained all at once, which several workers would slow down; try images")
         if shards:
             run.engine.share(shards)
+        run.engine.threads = threads or run.engine.threads
         folder = folder if first else None
         board = Board(folder / "tensorboard") if arguments.tensorboard and first else None
     from tqdm import tqdm

@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from rwp_edu.guard import random_state
 from rwp_edu.points import At
 
 OK, NOT_FINITE, FAILED = 0.0, 1.0, 2.0
@@ -152,10 +153,6 @@ class Shared:
             flat = flat[size:]
         self._set_random_state(state)
 
-    def again(self, error: BaseException) -> bool:
-        """Is the step to be taken once more, now that it is undone?"""
-        return False
-
     def take_over(self) -> None:
         """The random state of rank 0 for all."""
         state = self._random_state()
@@ -168,8 +165,7 @@ class Shared:
         return next(self.model.parameters()).device
 
     def _random_state(self) -> Tensor:
-        device, state = self._device, torch.get_rng_state()
-        return torch.cat((state, torch.cuda.get_rng_state(device))) if device.type == "cuda" else state
+        return random_state(self._device)
 
     def _set_random_state(self, state: Tensor) -> None:
         size = len(torch.get_rng_state())

@@ -21,6 +21,16 @@ _Moved = tuple[dict[Tensor, Tensor], dict[tuple[Module, str], Tensor]]
 COMPILES = "torch._dynamo.repro.after_dynamo"  # loaded by torch.compile, whatever its backend
 
 
+class Again(Exception):
+    """The step is to be undone and taken once more."""
+
+
+def random_state(device: torch.device) -> Tensor:
+    """The global random state of the CPU, followed by that of a GPU."""
+    state = torch.get_rng_state()
+    return torch.cat((state, torch.cuda.get_rng_state(device))) if device.type == "cuda" else state
+
+
 class Watch:
     """The modules that closures call, with all inside them.
 

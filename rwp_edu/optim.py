@@ -35,7 +35,7 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 from rwp_edu import methods
-from rwp_edu.guard import Guard, Watch
+from rwp_edu.guard import Again, Guard, Watch
 from rwp_edu.noise import generator
 from rwp_edu.parameters import unknown
 from rwp_edu.points import FEW, At, Layout, drive
@@ -177,7 +177,7 @@ class PerturbedOptimizer(Optimizer):
                     self._left = {(id(p.grad), p.grad._version) for p in plan.trained if p.grad is not None}
         except BaseException as error:
             self.memory, self._sizes = memory, sizes
-            if self._shared is not None and self._shared.again(error):
+            if isinstance(error, Again):
                 return self._step(*given)
             raise
         return losses[0]

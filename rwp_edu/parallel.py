@@ -178,7 +178,7 @@ def place(optimizer: PerturbedOptimizer) -> Place:
     Place(worker=0, workers=1, shard=0, shards=1)
     """
     s = optimizer._shared
-    return Place() if s is None else Place(s.worker, s.workers, s.shard, s.shards)
+    return Place() if not isinstance(s, Shared) else Place(s.worker, s.workers, s.shard, s.shards)
 
 
 def shard(optimizer: PerturbedOptimizer, *tensors: Tensor) -> Any:

@@ -14,13 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rwp_edu.guard import Again, random_state
 from rwp_edu.methods import METHODS
 from rwp_edu.optim import READ_AT_ONCE, check_loss, flat_gradient, slot_of
 from rwp_edu.points import At
-
-
-class Drew(Exception):
-    """Random numbers were drawn while several points were evaluated at once, so that nobody knows which point has got which."""
 
 
 class Copy:
@@ -112,8 +109,6 @@ class Together:
     The first step evaluates one point after another, to learn which modules its closures call and whether they draw random numbers.
     """
 
-    worker, workers, shard, shards = 0, 1, 0, 1
-
     def __init__(self, optimizer: Any, model: nn.Module, number: int):
         self.optimizer, self.model, self.number = optimizer, model, number
         cost = METHODS[optimizer.method].cost(k=optimizer.param_groups[0].get("k", 1))
@@ -159,7 +154,7 @@ class Together:
             if len(losses) > before + 1 and not torch.equal(self._random(), state):
                 self._drew()
                 if at_once:
-                    raise Drew
+                    raise Again  # nobody knows which point has got which numbers
 
         return list(answers()) if isinstance(points, list) else answers()
 
@@ -194,9 +189,7 @@ class Together:
         self.copies += [Copy(self.model) for _ in range(points - 1 - len(self.copies))]
 
     def _random(self) -> Tensor:
-        device = next(self.model.parameters()).device
-        state = torch.get_rng_state()
-        return torch.cat((state, torch.cuda.get_rng_state(device))) if device.type == "cuda" else state
+        return random_state(next(self.model.parameters()).device)
 
     def _drew(self) -> None:
         if not self.draws:
@@ -206,10 +199,6 @@ class Together:
                 stacklevel=2,
             )
         self.draws = True
-
-    def again(self, error: BaseException) -> bool:
-        """Is the step to be taken once more, now that it is undone?"""
-        return isinstance(error, Drew)
 
     def settle(self) -> None:
         """Nothing is left to do at the end of a step."""

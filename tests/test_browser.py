@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rwp_edu.lab.browser import PATIENCE, browser, chromium, click_until, jupyter, open_notebook, python, until
+from rwp_edu.lab.browser import browser, chromium, click_until, jupyter, open_notebook, python, until
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "00_start_here.ipynb"
 # Folders with another ipykernel each, made with `pip install --target`: the live path is tested on every one.
@@ -186,21 +186,13 @@ def test_no_errors_in_the_console(page):
 
 
 def test_reload_keeps_the_picture(page):
-    """The widget manager gives a kernel four seconds to tell of its widgets; on a busy machine it complains, or has to be asked again."""
-    from playwright.sync_api import TimeoutError
-
     until(page, f"{LINE.format('RWP')} >= 1")
     points = page.evaluate(LINE.format("RWP"))
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")
-    for patience in (60_000, PATIENCE):
-        page.reload()
-        try:
-            page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg", timeout=patience)
-            until(page, f"{LINE.format('RWP')} == {points}", timeout=patience)
-            break
-        except TimeoutError:
-            if patience == PATIENCE:
-                raise
+    page.reload()
+    page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
+    until(page, f"{LINE.format('RWP')} == {points}")
+    # The widget manager gives a kernel four seconds to tell of its widgets, then asks for them one by one and may complain.
     page.errors[:] = [text for text in page.errors if "widget model not found" not in text]
 
 
