@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipywidgets
 import numpy as np
 import pytest
 import torch
@@ -115,11 +116,12 @@ def test_looking_again_closes_what_was_open(race):
     screen = race.screen
     screen._asked = [("look", None)]
     screen.turn()
-    first = screen._around
+    first, widgets = screen._around, len(ipywidgets.Widget.get_manager_state()["state"])
     screen._asked = [("look", None)]
     screen.turn()
     assert screen._around is not first and screen.around.children == (screen._around.box,)
     assert first.figure.comm is None and first.box.comm is None and screen._around.figure.comm is not None
+    assert len(ipywidgets.Widget.get_manager_state()["state"]) == widgets
 
 
 def test_state_round_trips():

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 
+import ipywidgets
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -215,6 +216,49 @@ def test_screen_shows_only_the_controls_of_a_lesson():
     everything = count(rwp_edu.lab.race(**SMALL).screen.box)
     lesson = count(rwp_edu.lab.race(show=("sigma",), **SMALL).screen.box)
     assert lesson == 2 < everything  # sigma and the smoothing of the picture
+
+
+def folds(screen) -> dict:
+    """The accordions beside the picture, by title."""
+    return {fold.titles[0]: fold for fold in screen.left.children if hasattr(fold, "titles")}
+
+
+def test_folded_controls_are_made_when_they_are_opened():
+    """A page that is loaded again waits for every widget that there is."""
+    lab = rwp_edu.lab.race(**SMALL)
+    screen = lab.screen
+    assert "train" not in screen.controls and "momentum" not in screen.controls
+    lab.set(train=120)
+    fold = folds(screen)["the problem (acts at Reset)"]
+    (inside,) = fold.children
+    for open_or_closed in (0, None, 0):
+        fold.selected_index = open_or_closed
+        screen.turn()
+    train = screen.controls["train"]
+    assert train.input.value == 120 and train.box in inside.children and len(set(inside.children)) == len(inside.children) > 5
+    train.input.value = 150
+    screen.turn()
+    assert lab.state.train == 150 and "momentum" not in screen.controls
+
+
+def test_what_is_opened_after_the_problem_was_left_does_not_stop_the_race():
+    lab = rwp_edu.lab.race(**SMALL)
+    screen = lab.screen
+    folds(screen)["the problem (acts at Reset)"].selected_index = 0
+    lab.set(problem="sensing")
+    screen.turn()
+    lab.set(problem="digits")
+    screen.draw()
+    assert screen.controls["train"].input.value == lab.state.train
+
+
+def test_widgets_that_look_alike_share_their_layout_and_style():
+    before = ipywidgets.Widget.get_manager_state()["state"]
+    rwp_edu.lab.race(**SMALL).screen.draw()
+    made = [model for name, model in ipywidgets.Widget.get_manager_state()["state"].items() if name not in before]
+    looks = [str(model) for model in made if model["model_name"].endswith(("LayoutModel", "StyleModel"))]
+    assert len(looks) < len(made) / 4 and len(made) < 200  # 652 if all had their own and nothing was folded
+    assert len(looks) - len(set(looks)) <= 3  # those that change
 
 
 async def _live(lab, seconds: float) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import ipywidgets as w
 
@@ -35,6 +38,41 @@ STYLE = """<style>
 .rwp-lab .rwp-chip .widget-toggle-button {padding: 0 8px; opacity: 0.55}
 .rwp-lab .rwp-chip .widget-toggle-button.mod-active {opacity: 1}
 </style>"""
+
+
+class Maker:
+    """Makes the widgets of one screen, ``make.HTML(...)``; those that look alike share their layout and their style.
+
+    Each of these is a model of its own, and a page that is loaded again gives the kernel four seconds to tell of all of them.
+    A widget whose layout will change gets one of its own: ``layout=w.Layout(...)``.
+    """
+
+    def __init__(self) -> None:
+        self._shared: dict[tuple, w.Widget] = {}
+        self._made: WeakSet[w.Widget] = WeakSet()
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        return partial(self._make, getattr(w, name))
+
+    def _make(self, kind: type[w.DOMWidget], *content: Any, layout: Any = None, style: Any = None, **traits: Any) -> w.DOMWidget:
+        if not isinstance(layout, w.Layout):
+            layout = self._share(w.Layout, layout or {})
+        if hasattr(kind, "style"):
+            traits["style"] = self._share(kind.style.klass, style or {})
+        widget = kind(*content, layout=layout, **traits)
+        self._made.add(widget)
+        return widget
+
+    def _share(self, kind: type[w.Widget], values: dict[str, str]) -> w.Widget:
+        key = kind, *sorted(values.items())
+        if key not in self._shared:
+            self._shared[key] = kind(**values)
+        return self._shared[key]
+
+    def close(self) -> None:
+        """Give all of them back."""
+        for widget in (*self._made, *self._shared.values()):
+            widget.close()
 
 
 def headed(text: str) -> str:
@@ -68,17 +106,17 @@ CROWDED = 26  # per cent of a slider within which two labels in the middle would
 class Control:
     """One parameter on the screen: a head with symbol, name and, if it has no effect now, why; the input; labelled ticks."""
 
-    def __init__(self, row: Parameter, value: Any, store):
-        self.store = store
-        self.head, self.ticks = w.HTML(layout={"margin": "2px 2px 0 2px"}), w.HTML(layout={"margin": "0"})
-        self.box = w.VBox(layout={"overflow": "hidden", "flex": "0 0 auto"})
-        self._make(row, value)
+    def __init__(self, row: Parameter, value: Any, store: Any, make: Maker, **layout: str):
+        self.store, self.make = store, make
+        self.head = make.HTML(layout={"margin": "2px 2px 0 2px"})
+        self.ticks: w.HTML | None = None
+        self.box = make.VBox(layout={"overflow": "hidden", "flex": "0 0 auto", **layout})
+        self._build(row, value)
         self.explain("")
 
-    def _make(self, row: Parameter, value: Any) -> None:
+    def _build(self, row: Parameter, value: Any) -> None:
         self.row, self.value, self.input = row, value, self._input(row, value)
         self.input.observe(lambda change: self._moved(self._plain(change["new"])), names="value")
-        self.box.children = [self.head, self.input, self.ticks]
         self._tick()
 
     @staticmethod
@@ -86,21 +124,21 @@ class Control:
         """Sliders count in binary steps: 0.9000000000000001 means 0.9."""
         return float(f"{value:.4g}") if isinstance(value, float) else value
 
-    @staticmethod
-    def _input(row: Parameter, value: Any) -> w.Widget:
+    def _input(self, row: Parameter, value: Any) -> w.Widget:
         common = {"value": value, "tooltip": f"{row.meaning}; {row.allowed}", "layout": {"width": "100%", "margin": "0"}}
+        make = self.make
         if row.choices:
-            return w.Dropdown(options=tuple(zip(row.labels or row.choices, row.choices)), **common)
+            return make.Dropdown(options=tuple(zip(row.labels or row.choices, row.choices)), **common)
         if row.type is str:
-            return w.Text(continuous_update=False, placeholder="none", **common)
+            return make.Text(continuous_update=False, placeholder="none", **common)
         if row.name == "seed":
-            return w.BoundedIntText(min=0, max=2**31, **common)
+            return make.BoundedIntText(min=0, max=2**31, **common)
         low, high = row.slider
         if row.log:
-            return w.FloatLogSlider(min=math.log10(low), max=math.log10(high), step=0.05, readout_format=".3g", **common)
+            return make.FloatLogSlider(min=math.log10(low), max=math.log10(high), step=0.05, readout_format=".3g", **common)
         if row.type is int:
-            return w.IntSlider(min=min(int(low), value), max=max(int(high), value), step=int(row.step), **common)
-        return w.FloatSlider(min=min(low, value), max=max(high, value), step=row.step, readout_format=".3g", **common)
+            return make.IntSlider(min=min(int(low), value), max=max(int(high), value), step=int(row.step), **common)
+        return make.FloatSlider(min=min(low, value), max=max(high, value), step=row.step, readout_format=".3g", **common)
 
     @property
     def _linear(self) -> bool:
@@ -132,8 +170,13 @@ class Control:
         row = self.row
         if self._linear:
             row = replace(row, slider=(self.input.min, self.input.max))
-        self.ticks.value = _ticks(row) if row.ticks else ""
-        self.ticks.layout.display = None if row.ticks else "none"
+        if row.ticks and self.ticks is None:
+            self.ticks = self.make.HTML(layout={"margin": "0"})
+        if self.ticks is not None:
+            self.ticks.value = _ticks(row) if row.ticks else ""
+        shown = (self.head, self.input, *([self.ticks] if row.ticks else []))
+        if self.box.children != shown:
+            self.box.children = shown
 
     def show(self, value: Any, row: Parameter | None = None) -> None:
         """Show a value and, with a ``row``, the bounds and ticks that have moved with the rest of the picture.
@@ -145,7 +188,7 @@ class Control:
         if chosen_from or row.slider != before.slider or self._linear and not self.input.min <= value <= self.input.max:
             former = self.input
             former.unobserve_all()
-            self._make(row, value)
+            self._build(row, value)
             former.close()
             return
         self.row, self.value = row, value
@@ -158,10 +201,10 @@ class Control:
 class Chip:
     """A toggle for an entrant, with its line and its cost."""
 
-    def __init__(self, name: str, store: Any):
+    def __init__(self, name: str, store: Any, make: Maker):
         self.entrant = Entrant.parse(name)
-        self.toggle, self.line = w.ToggleButton(layout={"width": "auto"}), w.HTML(layout={"margin": "2px 0 2px 6px"})
-        self.box = w.HBox([self.line, self.toggle], layout={"align_items": "center"})
+        self.toggle, self.line = make.ToggleButton(layout={"width": "auto"}), make.HTML(layout={"margin": "2px 0 2px 6px"})
+        self.box = make.HBox([self.line, self.toggle], layout={"align_items": "center"})
         self.box.add_class("rwp-chip")
         self.toggle.observe(lambda change: store("toggle", (name, change["new"])), names="value")
 
@@ -178,9 +221,9 @@ class Chip:
 class Chips:
     """A chip per method of the table and per entrant with values of its own; a chip is kept, so that a click leaves the focus where it is."""
 
-    def __init__(self, store: Any):
-        self.store = store
-        self.box = w.HBox(layout={"flex_flow": "row wrap", "margin": "0"})
+    def __init__(self, store: Any, make: Maker):
+        self.store, self.make = store, make
+        self.box = make.HBox(layout={"flex_flow": "row wrap", "margin": "0"})
         self._kept: dict[str, Chip] = {}
         self._told: tuple | None = None
 
@@ -191,7 +234,7 @@ class Chips:
             self._told = names, state.k
             for name in names:
                 if name not in self._kept:
-                    self._kept[name] = Chip(name, self.store)
+                    self._kept[name] = Chip(name, self.store, self.make)
                 self._kept[name].tell(names, state.k)
             self.box.children = [self._kept[name].box for name in names]
         for name in names:

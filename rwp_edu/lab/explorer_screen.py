@@ -11,12 +11,13 @@ import numpy as np
 import plotly.graph_objects as go
 
 from rwp_edu import figures
-from rwp_edu.lab.controls import STYLE, Chips, Control, headed
+from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, headed
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.live import Live
 from rwp_edu.training import one_thread
 
 STAYS = ("type", "name")  # what does not change in a trace
+WIDTH = {"width": "306px"}
 
 
 class ExplorerScreen(Live):
@@ -24,40 +25,34 @@ class ExplorerScreen(Live):
 
     def __init__(self, owner: Explorer):
         super().__init__()
-        self.owner = owner
-        rows, state = owner.rows, owner.state
-        self.controls = {
-            name: Control(row, getattr(state, name), self.store)
-            for name, row in rows.items()
-            if name not in (owner.CHOICE, owner.SEED)
-        }
+        self.owner, self.make = owner, Maker()
+        make, rows = self.make, owner.rows
+        self.controls: dict[str, Control] = {}
         self.choice = self._buttons(rows[owner.CHOICE]) if owner.CHOICE else None
-        self.chips = Chips(self.store) if hasattr(state, "methods") else None
+        self.chips = Chips(self.store, make) if hasattr(owner.state, "methods") else None
         label, icon, tip = owner.AGAIN
-        self.again = w.Button(description=label, icon=icon, tooltip=tip, layout={"width": "auto"})
+        self.again = make.Button(description=label, icon=icon, tooltip=tip, layout=WIDTH)
         self.again.on_click(lambda _: self.store(owner.SEED, getattr(self.owner.state, owner.SEED) + 1))
         self._data, self._plan = owner.traces(), {**figures.PLAIN, **owner.layout()}
         self.figure = go.FigureWidget(data=self._data, layout=self._plan)
         self.figure.layout.autosize = True
         self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
         self._listen()
-        self.says, self.status, self.setting = w.HTML(), w.HTML(), w.HTML()
+        self.says, self.status, self.setting = (make.HTML() for _ in range(3))
         # One column beside the picture; where the window is too narrow for that, two above it.
-        self.left = w.HBox(layout={"flex": "1 1 310px", "flex_flow": "row wrap", "align_content": "flex-start"})
-        right = w.VBox(
-            [self.figure, self.says, self.setting, self.status], layout={"flex": "1000 1 560px", "min_width": "480px"}
-        )
-        body = w.HBox([self.left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
-        self.box = w.VBox(
-            [w.HTML(STYLE), *([self.choice] if self.choice else []), *([self.chips.box] if self.chips else []), body]
-        )
+        self.left = make.HBox(layout={"flex": "1 1 310px", "flex_flow": "row wrap", "align_content": "flex-start"})
+        right = [self.figure, self.says, self.setting, self.status]
+        right = make.VBox(right, layout={"flex": "1000 1 560px", "min_width": "480px"})
+        body = make.HBox([self.left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        above = [*([self.choice] if self.choice else []), *([self.chips.box] if self.chips else [])]
+        self.box = make.VBox([make.HTML(STYLE), *above, body])
         self.box.add_class("rwp-lab")
         self._remembered = True
         self.draw()
 
     def _buttons(self, row: Any) -> w.ToggleButtons:
         labels = self.owner.choice_labels() if hasattr(self.owner, "choice_labels") else {}
-        buttons = w.ToggleButtons(
+        buttons = self.make.ToggleButtons(
             options=[(labels.get(name, (name, ""))[0], name) for name in row.choices],
             tooltips=[labels.get(name, ("", row.meaning))[1] for name in row.choices],
             style={"button_width": "auto"},
@@ -106,16 +101,16 @@ class ExplorerScreen(Live):
                 self.choice.value = getattr(state, owner.CHOICE)
             if self.chips and not self.asked("toggle"):
                 self.chips.show(state)
-            for name, row in owner.rows.items():
-                if name in self.controls:
-                    control = self.controls[name]
-                    control.show(control.value if self.asked(name) else getattr(state, name), row)
+            rows = owner.rows
+            for name in owner.shown:
+                if name not in self.controls:
+                    self.controls[name] = Control(rows[name], getattr(state, name), self.store, self.make, **WIDTH)
+            for name, control in self.controls.items():
+                control.show(control.value if self.asked(name) else getattr(state, name), rows[name])
         finally:
             self._showing = None
         shown = tuple([self.again] if owner.noisy else []) + tuple(self.controls[name].box for name in owner.shown)
         if self.left.children != shown:
-            for child in shown:
-                child.layout.width = "306px"
             self.left.children = shown
         said, setting = headed(owner.text), f"<div class='rwp-status'>this setting: <code>{owner.snippet}</code></div>"
         if self.says.value != said:

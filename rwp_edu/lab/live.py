@@ -19,11 +19,12 @@ SETTLED = 2.0  # seconds after which a front end has laid out what it was given
 
 
 class Live:
-    """A screen: ``box`` holds its widgets, among them ``figure``; ``turn`` applies, works, draws, and says after how many seconds to come again (None:
+    """A screen: ``box`` holds its widgets, which ``make`` made, among them ``figure``; ``turn`` applies, works, draws, and says after how many seconds to come again (None:
     when something is asked for); ``fail`` shows an error."""
 
     box: Any
     figure: Any
+    make: Any
 
     def __init__(self) -> None:
         self._asked: list[tuple[str, Any]] = []
@@ -69,7 +70,8 @@ class Live:
         """Stop the loop and give the widgets back."""
         if self._task is not None:
             self._task.cancel()
-        _close(self.box)
+        self.figure.close()
+        self.make.close()
 
     async def _live(self) -> None:
         while True:
@@ -97,10 +99,3 @@ class Live:
 
     def fail(self, error: Exception) -> None:
         raise NotImplementedError
-
-
-def _close(widget: Any) -> None:
-    """Close a widget and all that it holds."""
-    for child in getattr(widget, "children", ()):
-        _close(child)
-    widget.close()

@@ -47,15 +47,16 @@ def _size(folder: Path) -> int:
 class Opening:
     """The widgets of the line; ``store`` hears of ``open`` and ``download`` with the name that was written."""
 
-    def __init__(self, store: Callable[[str, Any], None]):
-        self.name = w.Combobox(options=tuple(problems.PICTURES), placeholder="cifar10, cifar100, fashion-mnist or folder:PATH",
+    def __init__(self, store: Callable[[str, Any], None], make: Any):
+        self.name = make.Combobox(options=tuple(problems.PICTURES), placeholder="cifar10, cifar100, fashion-mnist or folder:PATH",
                                layout={"width": "340px"}, tooltip="a folder, or a tar, has train/CLASS/picture and test/CLASS/picture")  # fmt: skip
-        self.open = w.Button(description="Open", icon="folder-open", tooltip="race on these pictures", layout={"width": "auto"})
-        self.get = w.Button(description="Download", icon="download", layout={"width": "auto", "display": "none"},
+        self.open = make.Button(description="Open", icon="folder-open", tooltip="race on these pictures", layout={"width": "auto"})
+        self.get = make.Button(description="Download", icon="download", layout=w.Layout(width="auto", display="none"),
                             tooltip="get the data set by torchvision, once; the race goes on meanwhile")  # fmt: skip
         self.open.on_click(lambda _: store("open", self.name.value))
         self.get.on_click(lambda _: store("download", self.name.value))
-        self.box = w.HBox([self.name, self.open, self.get], layout={"display": "none", "flex_flow": "row wrap", "align_items": "center"})
+        hidden = w.Layout(display="none", flex_flow="row wrap", align_items="center")
+        self.box = make.HBox([self.name, self.open, self.get], layout=hidden)
         self.box.add_class("rwp-opening")
 
     def show(self, on: bool = True) -> None:

@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from rwp_edu import figures, methods, problems
 from rwp_edu.lab import words
-from rwp_edu.lab.controls import STYLE, Chips, Control
+from rwp_edu.lab.controls import STYLE, Chips, Control, Maker
 from rwp_edu.lab.live import Live
 from rwp_edu.lab.opening import MEGABYTES, OTHER, Download, Opening
 from rwp_edu.lab.state import PRESETS, VIEW
@@ -50,7 +50,7 @@ class Screen(Live):
 
     def __init__(self, race: Any):
         super().__init__()
-        self.race = race
+        self.race, self.make = race, Maker()
         self._unanswered = 0
         self._error = ""
         self._next_draw = 0.0
@@ -61,13 +61,13 @@ class Screen(Live):
         self._around: Live | None = None
         self._clock = (0.0, 0)
         self._buttons()
-        self.chips = Chips(self.store)
+        self.chips = Chips(self.store, self.make)
         self.figure = go.FigureWidget(race.figure)
         self.figure.update_layout(showlegend=False, height=540, autosize=True)
         self.figure.observe(self._drawn_there, names="_js2py_traceDeltas")
         self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
-        self.says, self.status, self.counts = w.HTML(), w.HTML(), w.HTML()
-        self.left = w.VBox(layout={"width": "310px", "flex": "0 0 310px"})
+        self.says, self.status, self.counts = (self.make.HTML() for _ in range(3))
+        self.left = self.make.VBox(layout={"width": "310px", "flex": "0 0 310px"})
         self.controls: dict[str, Control] = {}
         self._controls_for = ""
         self._made: dict[tuple, tuple[dict[str, Control], list[w.Widget]]] = {}
@@ -77,7 +77,7 @@ class Screen(Live):
     # Widgets
 
     def _button(self, text: str, icon: str, tip: str, command: str) -> w.Button:
-        button = w.Button(description=text, icon=icon, tooltip=tip, layout={"width": "auto"})
+        button = self.make.Button(description=text, icon=icon, tooltip=tip, layout={"width": "auto"})
         button.on_click(lambda _: self.store(command, None))
         return button
 
@@ -90,25 +90,25 @@ class Screen(Live):
             "Look around", "search", "the loss around the runs as they are now, and the spectra of their Hessians", "look"
         )
         self.save = self._button("Save record", "download", "write the record so far as JSON into rwp_edu_runs/", "save")
-        select = {"layout": {"width": "auto"}}
-        self.preset = w.Dropdown(tooltip="a question with settings that answer it", **select)
-        self.problem = w.Dropdown(options=self._problems(), value=self.race.state.problem,
-                                  tooltip="what is trained; a run that is left waits here for you", **select)  # fmt: skip
-        self.opening, self.download = Opening(self.store), None
+        make, select = self.make, {"layout": {"width": "auto"}}
+        self.preset = make.Dropdown(tooltip="a question with settings that answer it", **select)
+        self.problem = make.Dropdown(options=self._problems(), value=self.race.state.problem,
+                                     tooltip="what is trained; a run that is left waits here for you", **select)  # fmt: skip
+        self.opening, self.download = Opening(self.store, make), None
         self.problem.observe(lambda change: self.store("problem", change["new"]), names="value")
         self.preset.observe(lambda change: change["new"] and self.store("preset", change["new"]), names="value")
-        self.question = w.HTML()
-        self.pace = w.Dropdown(options=list(PACES.items()), tooltip="how fast the live training goes", **select)
-        self.axis = w.ToggleButtons(options=list(VIEW["x"].choices), value=self.race.state.x, style={"button_width": "auto"},
-                                    tooltips=list(figures.X_AXES.values()))  # fmt: skip
-        self.smoothing = w.FloatSlider(min=0, max=0.95, step=0.05, value=self.race.state.smoothing, description="smoothing",
-                                       readout_format=".2f", tooltip=VIEW["smoothing"].meaning, layout={"width": "260px"})  # fmt: skip
-        self.third = w.Dropdown(tooltip=VIEW["third"].meaning, layout={"width": "auto", "max_width": "330px"})
+        self.question = make.HTML()
+        self.pace = make.Dropdown(options=list(PACES.items()), tooltip="how fast the live training goes", **select)
+        self.axis = make.ToggleButtons(options=list(VIEW["x"].choices), value=self.race.state.x, style={"button_width": "auto"},
+                                       tooltips=list(figures.X_AXES.values()))  # fmt: skip
+        self.smoothing = make.FloatSlider(min=0, max=0.95, step=0.05, value=self.race.state.smoothing, description="smoothing",
+                                          readout_format=".2f", tooltip=VIEW["smoothing"].meaning, layout={"width": "260px"})  # fmt: skip
+        self.third = make.Dropdown(tooltip=VIEW["third"].meaning, layout=w.Layout(width="auto", max_width="330px"))
         for name, widget in (("pace", self.pace), ("x", self.axis), ("smoothing", self.smoothing), ("third", self.third)):
             widget.observe(lambda change, name=name: self.store(name, change["new"]), names="value")
-        self.coded = w.Dropdown(description="method", layout={"width": "260px"})
-        self.code = w.Textarea(layout={"width": "100%", "height": "330px"}, continuous_update=False)
-        self.setting = w.Textarea(layout={"width": "100%", "height": "60px"}, continuous_update=False)
+        self.coded = make.Dropdown(description="method", layout={"width": "260px"})
+        self.code = make.Textarea(layout={"width": "100%", "height": "330px"}, continuous_update=False)
+        self.setting = make.Textarea(layout={"width": "100%", "height": "60px"}, continuous_update=False)
         self.coded.observe(lambda _: self.store("coded", None), names="value")
 
     def _problems(self) -> list[tuple[str, str]]:
@@ -133,38 +133,49 @@ class Screen(Live):
         self.controls, self.left.children = self._made[key]
 
     def _grouped(self, state: Any) -> tuple[dict[str, Control], list[w.Widget]]:
-        """Sliders and menus for the settings of the problem, by name and in groups."""
+        """Sliders and menus for the settings of the problem: those that are in sight by name, and all in groups."""
         rows = parameters(state.problem)
         own = tuple(row.name for row in problems.get(state.problem).parameters)
-        names = (*PERTURBATION, *DETAILS, *TRAINING, *own, *PROBLEM)
-        controls = {name: Control(rows[name], getattr(state, name), self.store) for name in names}
+        controls: dict[str, Control] = {}
 
         def column(names: tuple[str, ...]) -> list[w.Widget]:
-            return [controls[name].box for name in names if not state.show or name in state.show]
+            for name in names:
+                value = getattr(self.race.state, name, rows[name].default)
+                controls[name] = Control(rows[name], value, self.store, self.make)
+            return [controls[name].box for name in names]
 
-        def folded(title: str, children: list[w.Widget]) -> list[w.Widget]:
-            return [w.Accordion([w.VBox(children)], titles=[title], selected_index=None)] if children else []
+        def folded(title: str, names: tuple[str, ...]) -> list[w.Widget]:
+            inside = self.make.VBox()
+            fold = self.make.Accordion([inside], titles=[title], selected_index=None)
+
+            def unfold() -> None:
+                inside.children = inside.children or column(names)
+
+            fold.observe(lambda _: self.store("unfold", unfold), names="selected_index")
+            return [fold] if names else []
+
+        def shown(*names: str) -> tuple[str, ...]:
+            return tuple(name for name in names if not state.show or name in state.show)
 
         return controls, [
-            *column(PERTURBATION), *column(TRAINING[:2]),
-            *folded("more about the methods", column(DETAILS)), *folded("more about the training", column(TRAINING[2:])),
-            *folded("the problem (acts at Reset)", column((*own, *PROBLEM))),
+            *column(shown(*PERTURBATION, *TRAINING[:2])),
+            *folded("more about the methods", shown(*DETAILS)), *folded("more about the training", shown(*TRAINING[2:])),
+            *folded("the problem (acts at Reset)", shown(*own, *PROBLEM)),
         ]  # fmt: skip
 
     def _arrange(self) -> w.Widget:
-        view = w.HBox([w.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing, self.third],
-                      layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
-        right = w.VBox([self.figure, view, self.says], layout={"flex": "1 1 560px", "min_width": "480px"})
-        self.around = w.VBox()
-        top = w.HBox([self.start, self.pause, self.step, self.reset, self.look, self.problem, self.preset, self.pace, self.counts],
-                     layout={"flex_flow": "row wrap", "align_items": "center"})  # fmt: skip
-        code = w.VBox([w.HBox([self.coded, w.HTML(COPY)]), self.code])
+        make, middle = self.make, {"flex_flow": "row wrap", "align_items": "center"}
+        view = [make.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing, self.third]
+        right = make.VBox([self.figure, make.HBox(view, layout=middle), self.says], layout={"flex": "1 1 560px", "min_width": "480px"})
+        self.around = make.VBox()
+        top = [self.start, self.pause, self.step, self.reset, self.look, self.problem, self.preset, self.pace, self.counts]
+        code = make.VBox([make.HBox([self.coded, make.HTML(COPY)]), self.code])
         code.add_class("rwp-code")
-        extras = w.Accordion(
-            [code, w.VBox([self.setting, self.save])], titles=["copy as code", "setting and record"], selected_index=None
-        )
-        body = w.HBox([self.left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
-        box = w.VBox([w.HTML(STYLE), top, self.opening.box, self.chips.box, self.question, body, self.status, self.around, extras])
+        record = make.VBox([self.setting, self.save])
+        extras = make.Accordion([code, record], titles=["copy as code", "setting and record"], selected_index=None)
+        body = make.HBox([self.left, right], layout={"flex_flow": "row wrap", "align_items": "flex-start"})
+        top = make.HBox(top, layout=middle)
+        box = make.VBox([make.HTML(STYLE), top, self.opening.box, self.chips.box, self.question, body, self.status, self.around, extras])
         box.add_class("rwp-lab")
         for widget, name in ((self.says, "rwp-says-box"), (self.status, "rwp-status-box")):
             widget.add_class(name)
@@ -211,6 +222,8 @@ class Screen(Live):
                     race.status = f"saved as {race.save()}"
                 case "coded":
                     pass
+                case "unfold":
+                    value()
                 case "toggle":
                     method, on = value
                     race.set(methods=tuple(m for m in race.state.methods if m != method) + ((method,) if on else ()))
