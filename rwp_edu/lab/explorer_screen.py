@@ -8,12 +8,12 @@ from typing import Any
 
 import ipywidgets as w
 import numpy as np
-import plotly.graph_objects as go
 
 from rwp_edu import figures
 from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, headed
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.live import Live
+from rwp_edu.lab.plot import Plot
 from rwp_edu.training import one_thread
 
 STAYS = ("type", "name")  # what does not change in a trace
@@ -34,8 +34,7 @@ class ExplorerScreen(Live):
         self.again = make.Button(description=label, icon=icon, tooltip=tip, layout=WIDTH)
         self.again.on_click(lambda _: self.store(owner.SEED, getattr(self.owner.state, owner.SEED) + 1))
         self._data, self._plan = owner.traces(), {**figures.PLAIN, **owner.layout()}
-        self.figure = go.FigureWidget(data=self._data, layout=self._plan)
-        self.figure.layout.autosize = True
+        self.figure = Plot(data=self._data, layout={**self._plan, "autosize": True})
         self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
         self._listen()
         self.says, self.status, self.setting = (make.HTML() for _ in range(3))

@@ -15,9 +15,6 @@ HEADLESS = (
 )
 
 
-SETTLED = 2.0  # seconds after which a front end has laid out what it was given
-
-
 class Live:
     """A screen: ``box`` holds its widgets, which ``make`` made, among them ``figure``; ``turn`` applies, works, draws, and says after how many seconds to come again (None:
     when something is asked for); ``fail`` shows an error."""
@@ -64,7 +61,6 @@ class Live:
         if loop is not None and (self._task is None or self._task.done()):
             self._loop, self._event = loop, asyncio.Event()
             self._task = loop.create_task(self._live())
-            loop.call_later(SETTLED, self.settle)
 
     def end(self) -> None:
         """Stop the loop and give the widgets back."""
@@ -88,11 +84,6 @@ class Live:
 
     def turn(self) -> float | None:
         raise NotImplementedError
-
-    def settle(self) -> None:
-        """A figure that was drawn before its place had a width takes that width now."""
-        self.figure.layout.autosize = False
-        self.figure.layout.autosize = True
 
     def draw(self) -> None:
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""The screen of a race: ipywidgets on the left, one FigureWidget on the right, one live loop that alone draws.
+"""The screen of a race: ipywidgets on the left, one Plot on the right, one live loop that alone draws.
 
 Callbacks of widgets may come at any time, from any thread: they only store what was asked for. The loop, an asyncio task,
 applies it, steps the run and draws, about ten times a second.
@@ -14,13 +14,13 @@ from typing import Any
 
 import ipywidgets as w
 import numpy as np
-import plotly.graph_objects as go
 
 from rwp_edu import figures, methods, problems
 from rwp_edu.lab import words
 from rwp_edu.lab.controls import STYLE, Chips, Control, Maker
 from rwp_edu.lab.live import Live
 from rwp_edu.lab.opening import MEGABYTES, OTHER, Download, Opening
+from rwp_edu.lab.plot import Plot
 from rwp_edu.lab.state import PRESETS, VIEW
 from rwp_edu.settings import parameters
 from rwp_edu.training import threads
@@ -62,8 +62,7 @@ class Screen(Live):
         self._clock = (0.0, 0)
         self._buttons()
         self.chips = Chips(self.store, self.make)
-        self.figure = go.FigureWidget(race.figure)
-        self.figure.update_layout(showlegend=False, height=540, autosize=True)
+        self.figure = Plot(race.figure.update_layout(showlegend=False, height=540, autosize=True))
         self.figure.observe(self._drawn_there, names="_js2py_traceDeltas")
         self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
         self.says, self.status, self.counts = (self.make.HTML() for _ in range(3))

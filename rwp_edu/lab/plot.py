@@ -1,0 +1,98 @@
+"""A plotly figure as a widget that shares plotly.js with all others.
+
+A ``FigureWidget`` brings its own copy of plotly.js, 5 MB that are sent, parsed and kept for every picture, and again when the page is
+loaded again. Here one widget holds it, packed to 1.5 MB, and a page unpacks and starts it once.
+"""
+
+from __future__ import annotations
+
+import gzip
+from functools import cache
+
+import ipywidgets as w
+import plotly.graph_objects as go
+import traitlets as t
+
+# Loading takes seconds on a slow machine and anywidget gives a model two, so nothing here is waited for. A picture is drawn when
+# its place has a width: plotly draws NaN into one that is not on the page yet, and a page shows a place only after ``render``.
+LOADER = """
+const started = (globalThis.rwpEduPlotly ??= new Map());
+
+async function start(model, id) {
+  const packed = (await model.widget_manager.get_model(id)).get("packed");
+  const unpacked = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const code = new Blob([await new Response(unpacked).blob()], { type: "text/javascript" });
+  const url = URL.createObjectURL(code);
+  try {
+    return (await import(url)).default;
+  } finally {
+    URL.revokeObjectURL(url);
+  }
+}
+
+async function figure(context) {
+  const id = context.model.get("plotly_id");
+  if (!started.has(id)) {
+    started.set(id, start(context.model, id));
+    started.get(id).catch(() => started.delete(id));
+  }
+  const made = await started.get(id);
+  const widget = typeof made === "function" ? await made() : made;
+  await widget.initialize?.(context);
+  return widget;
+}
+
+export default () => {
+  let made;
+  return {
+    initialize(context) {
+      made = figure(context);
+      made.catch(console.error);
+    },
+    render(context) {
+      let gone = false, remove;
+      (async () => {
+        const widget = await made;
+        while (!gone && !context.el.clientWidth) await new Promise(requestAnimationFrame);
+        if (!gone) remove = await widget.render(context);
+      })().catch((error) => (context.el.textContent = `This picture cannot be drawn: ${error}`));
+      return () => {
+        gone = true;
+        remove?.();
+      };
+    },
+  };
+};
+"""
+
+
+class Plotly(w.Widget):
+    """plotly.js and plotly's widget, packed by gzip."""
+
+    packed = t.Bytes().tag(sync=True)
+
+
+@cache
+def packed() -> bytes:
+    return gzip.compress(str(go.FigureWidget._esm).encode(), 6)
+
+
+_shared: Plotly | None = None
+
+
+def _plotly() -> Plotly:
+    """The one of this kernel; another if somebody has closed it."""
+    global _shared
+    if _shared is None or _shared.comm is None:
+        _shared = Plotly(packed=packed())
+    return _shared
+
+
+class Plot(go.FigureWidget):
+    """A ``FigureWidget`` in all but what is sent to the page."""
+
+    _esm = LOADER
+
+    def __init__(self, *args, **kwargs):
+        self.add_traits(plotly_id=t.Unicode(_plotly().model_id).tag(sync=True))
+        super().__init__(*args, **kwargs)
