@@ -261,6 +261,14 @@ def test_widgets_that_look_alike_share_their_layout_and_style():
     assert len(looks) - len(set(looks)) <= 3  # those that change
 
 
+def test_a_lesson_with_one_slider_makes_nothing_that_is_folded():
+    widgets = ipywidgets.Widget.get_manager_state
+    before = widgets()["state"]
+    rwp_edu.lab.race(show=("sigma",), **SMALL)._repr_mimebundle_()
+    made = [model["model_name"] for name, model in widgets()["state"].items() if name not in before]
+    assert made.count("AccordionModel") == 1  # the code and the record
+
+
 async def _live(lab, seconds: float) -> None:
     await asyncio.sleep(seconds)
 

@@ -144,6 +144,8 @@ class Screen(Live):
             return [controls[name].box for name in names]
 
         def folded(title: str, names: tuple[str, ...]) -> list[w.Widget]:
+            if not names:
+                return []
             inside = self.make.VBox()
             fold = self.make.Accordion([inside], titles=[title], selected_index=None)
 
@@ -151,7 +153,7 @@ class Screen(Live):
                 inside.children = inside.children or column(names)
 
             fold.observe(lambda _: self.store("unfold", unfold), names="selected_index")
-            return [fold] if names else []
+            return [fold]
 
         def shown(*names: str) -> tuple[str, ...]:
             return tuple(name for name in names if not state.show or name in state.show)
