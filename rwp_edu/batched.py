@@ -45,6 +45,16 @@ class Group:
         row = METHODS[self.method]
         return row.start(w, **row.equip(layout, self.generators, self.memory, self.hyper))
 
+    def before(self) -> tuple[Any, ...]:
+        """What an update moves, to be given to :meth:`restore`."""
+        random = METHODS[self.method].random
+        return self.work, dict(self.memory), [g.get_state() for g in self.generators] if random else []
+
+    def restore(self, work: Fraction, memory: dict[str, Any], states: list[Tensor]) -> None:
+        self.work, self.memory = work, memory
+        for g, state in zip(self.generators, states):
+            g.set_state(state)
+
 
 def update(w: list[Tensor], groups: list[Group], layout: Layout, gradients: Gradients, measure: bool = False) -> list[Tensor]:
     """One update's combined gradients: ``w[i]`` and the i-th answer have shape ``(R, P)``."""
@@ -132,9 +142,15 @@ class Batched:
 
     def update(self, alive: Sequence[int], lr_factor: float, progress: float, measure: bool) -> Iterator[None]:
         w = self.base.w.view(len(self.groups), self.seeds, -1)
+        groups = [self.groups[e] for e in alive]
+        before = [group.before() for group in groups]
         with torch.no_grad():
-            groups = [self.groups[e] for e in alive]
-            found = update([w[e] for e in alive], groups, self.problem.layout, self.problem.gradients, measure)
+            try:
+                found = update([w[e] for e in alive], groups, self.problem.layout, self.problem.gradients, measure)
+            except BaseException:  # the same update is to be taken again
+                for group, kept in zip(groups, before):
+                    group.restore(*kept)
+                raise
             g = torch.zeros_like(w)
             for e, gradient in zip(alive, found):
                 g[e] = gradient

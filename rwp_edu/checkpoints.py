@@ -81,6 +81,17 @@ def save_networks(run: Run, folder: str | Path) -> list[Path]:
     return found
 
 
+def unfinished(folder: str | Path) -> str:
+    """What would be lost with the checkpoint in ``folder``, in words: nothing if there is none, or none of a run that has begun and goes on."""
+    try:
+        state = torch.load(Path(folder) / FILE, map_location="cpu", weights_only=True, mmap=True)
+        settings, updates, lost = json.loads(state["settings"]), state["updates"], state["died"] >= 0
+    except Exception:  # whatever is wrong with it, it cannot be continued
+        return ""
+    goes_on = 0 < updates < settings["steps"] and not lost.all()
+    return f"update {updates} of {settings['steps']} of {settings['problem']}" if goes_on else ""
+
+
 def load(folder: str | Path, device: str = "cpu") -> Run:
     """The run whose checkpoint is in ``folder``, as it was, on ``device``.
 

@@ -265,6 +265,8 @@ def run_of(arguments: Namespace) -> tuple[Any, Path | None]:
     if arguments.resume is None:
         settings = settings_of(arguments)
         folder = writable(arguments.out, "--out") if arguments.out is not None else None
+        if folder and (at := checkpoints.unfinished(folder)):
+            raise ValueError(f"{folder} holds a run that is at {at}: go on with it by --resume {folder}, or give --out another folder")
         if arguments.download:
             fetch(settings.problem)
         return Run(settings, arguments.device), folder
@@ -324,6 +326,8 @@ def train_here(arguments: Namespace, shards: int = 0, first: bool = True) -> int
             run.engine.share(shards)
         run.engine.threads = threads or run.engine.threads
         folder = folder if first else None
+        if folder and arguments.resume is None:
+            checkpoints.save(run, folder)  # one of a former run is not this one's
         board = Board(folder / "tensorboard") if arguments.tensorboard and first else None
     from tqdm import tqdm
 

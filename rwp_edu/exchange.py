@@ -110,7 +110,7 @@ class Shared:
         sent = torch.zeros(message.length, dtype=torch.uint8, device="cpu" if self.by_cpu else w.device)
         for row, g, loss in zip(message.cut(sent, "gradients").view(rows, p), found, losses[before:]):
             row.copy_(g)
-        own = losses[before:]
+        own = losses[before:] if error is None else []
         if own:
             message.cut(sent, "losses")[: len(own)] = torch.stack([loss.detach().reshape(()).double() for loss in own])
         message.cut(sent, "failed").fill_(FAILED if error else OK)

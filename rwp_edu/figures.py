@@ -71,14 +71,10 @@ def _rgba(colour: str, alpha: float) -> str:
 
 
 def smooth(y: np.ndarray, weight: float) -> np.ndarray:
-    """Exponential moving average over records (axis 0), started at the first value that exists."""
-    if not weight:
-        return y
-    out, last = y.copy(), None
-    for t in range(len(y)):
-        value = y[t]
-        last = value if last is None or not np.isfinite(last).all() else weight * last + (1 - weight) * value
-        out[t] = last
+    """Exponential moving average over records (axis 0), started at the first."""
+    out = y.copy()
+    for t in range(1, len(y)):
+        out[t] = weight * out[t - 1] + (1 - weight) * y[t]
     return out
 
 
@@ -103,12 +99,15 @@ def _band(values: np.ndarray, metric: Metric, smoothing: float = 0.0) -> tuple[n
     return tuple(10**part for part in band) if metric.log else band
 
 
-def _curve(record: Record, metric: Metric, e: int, x: str) -> tuple[np.ndarray, np.ndarray]:
-    """Of entrant ``e``: the places (N,) on the horizontal axis and the values (N, S) there."""
+def _curve(record: Record, metric: Metric, e: int, x: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of entrant ``e``: the places (N,) on the horizontal axis, the values (N, S) there and the updates (N,), where all seeds have a value."""
     if metric.across:
         values = record.profiles[metric.name][e].T * metric.unit
-        return np.arange(1, len(values) + 1), values
-    return _x(record, x, e), getattr(record, metric.name)[:, e] * metric.unit
+        across = updates = np.arange(1, len(values) + 1)
+    else:
+        values, across, updates = getattr(record, metric.name)[:, e] * metric.unit, _x(record, x, e), record.updates
+    there = np.isfinite(values).all(1)
+    return across[there], values[there], updates[there]
 
 
 def merged(marks: list[Mark], within: float) -> list[Mark]:
@@ -165,12 +164,10 @@ def traces(
             common = {"type": "scatter", "mode": "lines", "legendgroup": entrant, "visible": entrant in shown, **axes}
             former: dict[str, Any] = {"x": [], "y": []}
             if ghost is not None and entrant in ghost.entrants:
-                before, values = _curve(ghost, metric, ghost.entrants.index(entrant), x)
+                before, values, _ = _curve(ghost, metric, ghost.entrants.index(entrant), x)
                 former = {"x": before, "y": _band(values, metric, smoothing)[0]}
-            across, values = _curve(record, metric, e, x)
-            band = _band(values, metric, smoothing)
-            there = np.isfinite(band[0])
-            across, mean, low, high = (part[there] for part in (across, *band))
+            across, values, updates = _curve(record, metric, e, x)
+            mean, low, high = _band(values, metric, smoothing)
             out += [
                 {**common, **former, "line": {"color": _rgba(colour, 0.45), "width": 1.2, "dash": "dot"},
                  "name": f"{label}, former run", "showlegend": False, "hoverinfo": "skip"},
@@ -193,9 +190,8 @@ def traces(
                     else []
                 )
                 for update, symbol, text in where:
-                    at = np.interp(update, record.updates[there], across)
-                    points["x"].append(at)
-                    points["y"].append(np.interp(at, across, mean))
+                    points["x"].append(np.interp(update, updates, across))
+                    points["y"].append(np.interp(update, updates, mean))
                     points["symbol"].append(symbol)
                     points["color"].append(colour)
                     points["text"].append(text)
@@ -226,8 +222,8 @@ def _range(record: Record, metric: Metric, shown: tuple[str, ...], ghost: Record
         return [low, high]
     for rec in (record, ghost):
         for e, entrant in enumerate(rec.entrants if rec else ()):
-            across, values = _curve(rec, metric, e, "updates")
-            late = values[(across >= 0.1 * rec.settings.steps) & np.isfinite(values).all(1)]
+            across, values, _ = _curve(rec, metric, e, "updates")
+            late = values[across >= 0.1 * rec.settings.steps]
             if entrant in shown and late.size:
                 _, below, above = (np.log10(part) if metric.log else part for part in _band(late, metric))
                 low = np.nanmin([low, np.nanmin(below, initial=low)])

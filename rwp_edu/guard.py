@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from threading import get_ident
 from typing import Any, Self
 
 import torch
@@ -48,18 +49,22 @@ class Watch:
 
     def knows(self, closure: Callable[[], Any]) -> bool:
         """Whether an evaluation of this closure was watched before."""
-        if self.homeless:
+        if self.homeless or self._strangers():
             return False
         code, held = _what(closure)
         return code in self.code and all(value in self.modules for value in held if isinstance(value, Module))
+
+    def _strangers(self) -> list[Module]:
+        """Modules that were put into those that were met."""
+        known = self.modules
+        return [inner for module in known for inner in module._modules.values() if inner is not None and inner not in known]
 
     def has_met(self, closure: Callable[[], Any]) -> None:
         """It was watched; modules in its variables that it did not call are known as well."""
         code, held = _what(closure)
         self.code.add(code)
-        for value in held:
-            if isinstance(value, Module):
-                self.add(value)
+        for module in (*(value for value in held if isinstance(value, Module)), *self._strangers()):
+            self.add(module)
 
     def add(self, module: Module) -> list[Module]:
         """Those inside it that are new."""
@@ -84,6 +89,8 @@ def _what(closure: Callable[[], Any]) -> tuple[Any, list[Any]]:
     while isinstance(closure, partial):
         held += closure.args
         closure = closure.func
+    if (owner := getattr(closure, "__self__", None)) is not None:
+        held += (owner, *getattr(owner, "__dict__", {}).values())
     for cell in getattr(closure, "__closure__", None) or ():
         try:
             held.append(cell.cell_contents)
@@ -115,6 +122,7 @@ class Guard:
         self.gradients = [p.grad for p in parameters]
         self.noise = generator and generator.get_state()
         self.rng = torch.get_rng_state(), [torch.cuda.get_rng_state(d) for d in self.cuda]
+        self.thread = get_ident()
         self.first: _Moved | None = None
         self.moved: _Moved = {}, {}
 
@@ -146,7 +154,7 @@ class Guard:
                 for name, buffer in module._buffers.items():
                     if buffer is not None:
                         places[module, name] = buffer
-                        if buffer not in values:
+                        if buffer not in values and _can_be_written(buffer):
                             values[buffer] = buffer.detach().clone()
 
     def evaluate(self, closure: Callable[[], Any]) -> Any:
@@ -156,6 +164,7 @@ class Guard:
             self.first = self.moved
         else:
             self._set_rng()
+        torch.clear_autocast_cache()  # it holds the weights of the last point
         self.watch.look_around()
         self._remember(self.watch.modules)
         known = self.watch.knows(closure)
@@ -182,7 +191,7 @@ class Guard:
             hook.remove()
 
     def _meet(self, module: Module, _: Any) -> None:
-        if not torch.compiler.is_compiling() and module not in self.watch.modules:
+        if get_ident() == self.thread and not torch.compiler.is_compiling() and module not in self.watch.modules:
             self._remember(self.watch.add(module))
 
     def undo(self) -> None:
@@ -195,6 +204,13 @@ class Guard:
             self.generator.set_state(self.noise)
         for p, gradient in zip(self.parameters, self.gradients):
             p.grad = gradient
+
+
+def _can_be_written(buffer: Tensor) -> bool:
+    """In place; what cannot, no closure has moved."""
+    if buffer.is_inference():
+        return False
+    return buffer.layout is not torch.strided or buffer.is_contiguous() or all(s or n < 2 for s, n in zip(buffer.stride(), buffer.shape))
 
 
 def _put_back(values: dict[Tensor, Tensor], places: dict[tuple[Module, str], Tensor]) -> None:

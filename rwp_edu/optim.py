@@ -169,7 +169,7 @@ class PerturbedOptimizer(Optimizer):
                 guard.put_back_weights()
                 for i, (p, piece) in enumerate(zip(plan.trained, plan.views(g))):
                     if i in seen:
-                        p.grad = piece if piece.dtype == p.dtype else piece.to(p.dtype)
+                        p.grad = piece if (piece.dtype, piece.stride()) == (p.dtype, p.stride()) else torch.empty_like(p).copy_(piece)
                 _bare_step(self.base)()
                 if self._shared is not None:
                     self._shared.settle()
@@ -179,6 +179,8 @@ class PerturbedOptimizer(Optimizer):
             self.memory, self._sizes = memory, sizes
             if isinstance(error, Again):
                 return self._step(*given)
+            if isinstance(error.__cause__, StopIteration):  # of a closure: what runs here are generators, in which it is another error
+                raise error.__cause__
             raise
         return losses[0]
 
@@ -243,6 +245,8 @@ class PerturbedOptimizer(Optimizer):
             )
         noise = torch.Generator(device).set_state(own["generator"].cpu()) if drawn else None
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "rwp_edu"})
+        filled = getattr(self.base, "_filled_by_rwp_edu", ())  # the groups are others now
+        self.base._filled_by_rwp_edu = [(group, keys) for group, (_, keys) in zip(self.base.param_groups, filled)]
         self.seed, self._sizes, self._generator, self._plan = own["seed"], tuple(own["sizes"]), noise, None
         self.memory = _moved(own["memory"], device)
 
@@ -365,7 +369,8 @@ def flat_gradient(plan: _Plan, trained: Sequence[Tensor], seen: set[int], name: 
     have = [i for i, gradient in enumerate(gradients) if gradient is not None]
     seen.update(have)
     if plan.uniform and None not in layouts:
-        return _flatten_dense_tensors(gradients)
+        flat = _flatten_dense_tensors(gradients)
+        return flat.clone() if len(gradients) == 1 else flat  # a single one would stay the closure's own
     flat = torch.zeros_like(plan.w)
     if have:
         views = plan.views(flat)

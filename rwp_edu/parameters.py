@@ -41,7 +41,8 @@ def strict_json(value: Any) -> str:
 class Parameter:
     """One parameter of a method or of the training.
 
-    ``title`` is what a screen calls it, ``labels`` what it calls the ``choices`` where that is more than their names. ``low`` and ``high`` bound what is possible; ``slider`` bounds what a slider offers; ``ticks`` label values that mean
+    ``title`` is what a screen calls it, ``labels`` what it calls the ``choices`` where that is more than their names, ``tips`` what it
+    says of them. ``low`` and ``high`` bound what is possible; ``slider`` bounds what a slider offers; ``ticks`` label values that mean
     something; ``live`` tells whether a running training takes a new value at once.
     """
 
@@ -59,6 +60,12 @@ class Parameter:
     live: bool = True
     title: str = ""
     labels: tuple[str, ...] = ()
+    tips: tuple[str, ...] = ()
+
+    @property
+    def options(self) -> tuple[tuple[str, str], ...]:
+        """What a screen calls every choice, and the choice."""
+        return tuple(zip(self.labels or self.choices, self.choices))
 
     @property
     def type(self) -> Callable:

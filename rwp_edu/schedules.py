@@ -57,6 +57,7 @@ def scale(shape: str, start: float, end: float, progress: float) -> float:
 class ScaleSchedule:
     """Moves one entry of an optimizer's parameter groups, such as ``sigma`` or ``rho``, over ``steps`` steps.
 
+    It moves all groups but those that have 0 while others have more: these are exempt, as biases may be.
     Call :meth:`step` after every ``optimizer.step``, like a learning-rate scheduler. The value for the first step is set at once.
 
     >>> import torch
@@ -72,18 +73,22 @@ class ScaleSchedule:
     ):
         if shape not in SHAPES:
             raise unknown("shape of a schedule", shape, SHAPES)
-        named = [key for key, value in optimizer.param_groups[0].items() if isinstance(value, float)]
+        groups = optimizer.param_groups
+        named = [key for key, value in groups[0].items() if isinstance(value, (int, float)) and not isinstance(value, bool)]
         if name not in named:
             raise unknown("entry of the parameter groups", name, named)
         self.optimizer, self.name, self.shape = optimizer, name, shape
         self.start, self.end = Parameter("start", "", 0.0, "").parse(start), Parameter("end", "", 0.0, "").parse(end)
         self.steps = Parameter("steps", "", 1, "", low=1).parse(steps)
         self.done = 0
+        some = any(group[name] for group in groups)
+        self.exempt = [i for i, group in enumerate(groups) if some and not group[name]]
         self._set()
 
     def _set(self) -> None:
-        for group in self.optimizer.param_groups:
-            group[self.name] = scale(self.shape, self.start, self.end, self.done / self.steps)
+        for i, group in enumerate(self.optimizer.param_groups):
+            if i not in self.exempt:
+                group[self.name] = scale(self.shape, self.start, self.end, self.done / self.steps)
 
     def step(self) -> None:
         """Move on by one step."""
@@ -91,8 +96,8 @@ class ScaleSchedule:
         self._set()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"done": self.done}
+        return {"done": self.done, "exempt": self.exempt}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.done = state_dict["done"]
+        self.done, self.exempt = state_dict["done"], list(state_dict.get("exempt", self.exempt))
         self._set()

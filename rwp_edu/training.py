@@ -80,7 +80,7 @@ class Mark:
     new: Any
 
 
-@dataclass
+@dataclass(eq=False)
 class Record:
     """What was measured, as plain arrays: T records, E entrants, S seeds.
 
@@ -226,6 +226,7 @@ class Run:
         self.background = False
         self.flatness_seconds, self.looks = 0.0, 0
         self._measuring: tuple[dict[str, np.ndarray], Future] | None = None
+        self._next: tuple[dict[str, np.ndarray], torch.Tensor] | None = None  # the end of the run, if it has to wait
         self._died = torch.full_like(self.engine.alive, -1, dtype=torch.long)
         self._pieces: Iterator[None] | None = None
         self._drawn = -1
@@ -365,11 +366,13 @@ class Run:
             self._look(row, self.engine.weights().clone())
 
     def _look(self, row: dict[str, np.ndarray], w: torch.Tensor) -> None:
-        """Measure flatness at weights (E, S, P) for a row of the record; a measurement still going on takes precedence."""
+        """Measure flatness at weights (E, S, P) for a row of the record; while a measurement goes on, only the end of the run waits."""
         if self.background:
             self.collect()
             if self._measuring is None:
                 self._measuring = row, _beside().submit(self._flatness, w)
+            elif self.updates >= self.settings.steps:
+                self._next = row, w
         else:
             self.collect(wait=True)
             row |= self._flatness(w)
@@ -396,6 +399,10 @@ class Run:
         (row, found), self._measuring = self._measuring, None
         row |= found.result()
         self.looks += 1
+        if self._next is not None:
+            (row, w), self._next = self._next, None
+            self._measuring = row, _beside().submit(self._flatness, w)
+            self.collect(wait)
         return True
 
 

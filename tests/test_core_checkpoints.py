@@ -101,7 +101,7 @@ COMMAND = [sys.executable, "-m", "rwp_edu", "train"]
 def test_a_killed_process_continues_bit_for_bit(tmp_path):
     asked = ["digits", "--methods", "sgd,arwp,m-rwp", "--seeds", "2", "--steps", "1500", "--checkpoint-every", "7"]
     killed = subprocess.Popen([*COMMAND, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not (tmp_path / "a" / checkpoints.FILE).exists():
+    while not checkpoints.unfinished(tmp_path / "a"):
         assert killed.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)
@@ -126,6 +126,36 @@ def test_a_table_of_all_that_was_measured(tmp_path):
     last = rows[-1]
     assert (last["updates"], last["method"], last["seed"], last["trace"]) == ("20", "rwp", "1", "")
     assert float(last["test_accuracy"]) == record.test_accuracy[-1, 1, 1]
+
+
+def test_a_run_that_was_begun_is_not_replaced_by_another(tmp_path):
+    def train(*arguments):
+        return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+
+    begun = run_of("digits", methods="sgd", steps=50)
+    begun.advance(20)
+    path = checkpoints.save(begun, tmp_path)
+    kept = path.read_bytes()
+    found = train("digits", "--methods", "rwp", "--steps", "10", "--out", tmp_path)
+    assert found.returncode == 2 and "holds a run that is at update 20 of 50 of digits: go on with it by --resume" in found.stderr
+    assert path.read_bytes() == kept and [p.name for p in tmp_path.iterdir()] == [checkpoints.FILE]
+    assert train("--resume", tmp_path).returncode == 0 and checkpoints.load(tmp_path).updates == 50
+    assert train("digits", "--methods", "rwp", "--steps", "10", "--seeds", "1", "--out", tmp_path).returncode == 0  # that one is done
+    assert checkpoints.load(tmp_path).settings.methods == ("rwp",)
+
+
+def test_a_run_can_be_gone_on_with_from_its_beginning(tmp_path):
+    """What is in the folder is of this run, from the first moment on."""
+    checkpoints.save(run_of("digits", methods="sgd", steps=5), tmp_path)
+    asked = ["digits", "--methods", "sam", "--seeds", "1", "--steps", "1000000", "--checkpoint-every", "1000000"]
+    killed = subprocess.Popen([*COMMAND, *asked, "--out", tmp_path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while checkpoints.load(tmp_path).settings.methods != ("sam",):
+            assert killed.poll() is None
+            time.sleep(0.05)
+    finally:
+        killed.kill()
+        killed.wait()
 
 
 # Errors

@@ -1,4 +1,5 @@
 import json
+import threading
 
 import numpy as np
 import pytest
@@ -434,3 +435,40 @@ def test_turning_flatness_on_later():
     run.set(flatness_every=1)
     run.advance(100)
     assert np.isfinite(run.record.trace).all((1, 2)).tolist() == [False, False, True, True, True, True]
+
+
+def test_an_interrupted_update_is_taken_again_as_if_nothing_had_happened(monkeypatch):
+    whole, run = (Run(small(methods="rwp,sam,m-arwp,nso", steps=20)) for _ in range(2))
+    whole.advance(6)
+    run.advance(3)
+    found = run.problem.gradients
+    for interrupted_round in (1, 2):
+        rounds = []
+
+        def gradients(*asked, rounds=rounds, interrupted_round=interrupted_round):
+            rounds.append(1)
+            if len(rounds) == interrupted_round:
+                raise KeyboardInterrupt
+            return found(*asked)
+
+        monkeypatch.setattr(run.problem, "gradients", gradients)
+        with pytest.raises(KeyboardInterrupt):
+            run.advance(1)
+        monkeypatch.undo()
+        run.advance(1)
+    run.advance(1)
+    assert run.updates == whole.updates == 6 and torch.equal(weights(run), weights(whole))
+    assert [group.work for group in run.groups] == [group.work for group in whole.groups]
+
+
+def test_flatness_at_the_end_is_measured_even_if_an_earlier_measurement_goes_on(monkeypatch):
+    run = Run(small(methods="sgd", steps=30, record_every=10, flatness_every=10))
+    run.background = True
+    held, look = threading.Event(), run._flatness
+    monkeypatch.setattr(run, "_flatness", lambda w: held.wait(30) and look(w))
+    for _ in range(30):
+        run.step()
+    held.set()
+    run.collect(wait=True)
+    there = np.isfinite(run.record.trace).all((1, 2)).tolist()  # at 0, 10 (the long one), 20 (nobody was free) and 30
+    assert there == [True, True, False, True] and not run.looking

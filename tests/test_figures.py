@@ -83,9 +83,32 @@ def test_ranges_only_grow():
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_constants():
-    y = np.array([np.nan, 1.0, 1.0, 2.0])
-    np.testing.assert_allclose(figures.smooth(y, 0.5), [np.nan, 1.0, 1.0, 1.5])
+    y = np.array([1.0, 1.0, 2.0])
+    np.testing.assert_allclose(figures.smooth(y, 0.5), [1.0, 1.0, 1.5])
     np.testing.assert_array_equal(figures.smooth(y, 0.0), y)
+
+
+def test_flatness_that_is_measured_now_and_then_is_a_line_smoothed_like_others():
+    run = Run(Settings(methods="rwp", seeds=2, steps=60, flatness_every=20))
+    run.advance(60)
+    assert np.isnan(run.record.trace).any()
+
+    def third(smoothing=0.0):
+        return {t["name"]: t["y"] for t in figures.traces(run.record, third="trace", ghost=run.record, smoothing=smoothing) if t.get("yaxis") == "y3"}
+
+    sharp, smoothed = third(), third(0.9)
+    assert len(sharp["RWP"]) == 4 and np.isfinite(sharp["RWP"]).all() and smoothed["RWP"][0] == sharp["RWP"][0]
+    assert np.ptp(smoothed["RWP"]) < 0.5 * np.ptp(sharp["RWP"])
+    np.testing.assert_array_equal(sharp["RWP, former run"], sharp["RWP"])
+
+
+def test_marks_lie_on_the_curve_over_the_loss_too():
+    run = Run(Settings(methods="sgd", seeds=2, steps=40))
+    run.advance(20)
+    run.set(lr=0.05)
+    run.advance(20)
+    x, y = (named(run.record, "changes", x="loss")[axis] for axis in "xy")
+    assert x == [run.record.train_loss[2, 0].mean()] and y == [100 * run.record.test_accuracy[2, 0].mean()]
 
 
 def test_a_diverged_run_has_a_marker_and_no_hole():

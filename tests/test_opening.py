@@ -80,7 +80,7 @@ def test_data_that_are_not_here_are_downloaded_while_the_race_goes_on(lab, downl
     turn(screen, "download", "cifar10")
     assert "downloading cifar10" in screen.status.value and "of about 170 MB" in screen.status.value
     turn(screen, "start", None)
-    assert lab.status.startswith("downloading") and screen.running
+    assert lab.status == "running" and "running · downloading cifar10" in screen.status.value and screen.running
     screen._clock = (time.perf_counter() - 10, 0)
     screen.turn()
     assert lab.record.settings.problem == "digits" and lab._run.updates > 0
@@ -98,7 +98,7 @@ def test_a_download_that_fails_says_what_to_do(lab, downloads, monkeypatch):
     screen = lab.screen
     turn(screen, "open", "fashion-mnist")
     screen.store("download", "fashion-mnist")
-    screen._obey()
+    screen.obey()
     until(lambda: screen.download.done)
     turn(screen, "smoothing", 0.0)
     assert "go online and try again" in screen.status.value and screen.download is None and lab.state.problem == "digits"

@@ -219,8 +219,8 @@ def failing(rank, method, who, call, error):
             torch.rand(1)
             if rank == who and len(evaluations) == call:
                 closure()
-                if error == "nan":
-                    return torch.tensor(float("nan"))
+                if error != "raise":
+                    return {"nan": torch.tensor(float("nan")), "none": None, "vector": torch.ones(3)}[error]
                 raise KeyError("the data are gone")
             return closure()
 
@@ -256,6 +256,13 @@ def test_a_loss_that_is_not_finite_is_the_same_error_everywhere(two):
     found = two(failing, "m-rwp", 1, 1, "nan")
     assert [said[0] for said, *_ in found] == ["FloatingPointError"] * 2 and all(undone and on for _, undone, on in found)
     assert "rank 1 raised FloatingPointError: the loss is nan" in found[0][0][1]
+
+
+@pytest.mark.parametrize("error, got", [("none", "got None"), ("vector", "got tensor")])
+def test_a_closure_that_returns_no_loss_is_told_of_on_all(two, error, got):
+    found = two(failing, "m-rwp", 1, 1, error)
+    assert [said[0] for said, *_ in found] == ["RuntimeError", "TypeError"] and all(undone and on for _, undone, on in found)
+    assert all("must return the loss" in said[1] and got in said[1] for said, *_ in found)
 
 
 def unequal(rank, what):

@@ -14,7 +14,7 @@ from rwp_edu import figures, slices
 from rwp_edu.curvature import Estimate
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.solutions import Solutions
-from rwp_edu.lab.strokes import AXIS, LOG, line, titled
+from rwp_edu.lab.strokes import AXIS, LOG, heads, line, titled
 from rwp_edu.objective import Objective
 from rwp_edu.parameters import Parameter, Values, unknown
 from rwp_edu.settings import Entrant
@@ -35,7 +35,8 @@ DIRECTIONS = {
 TABLE: dict[str, Parameter] = {
     row.name: row
     for row in (
-        Parameter("along", "", "random", "which directions the plane has", choices=tuple(DIRECTIONS)),
+        Parameter("along", "", "random", "which directions the plane has", choices=tuple(DIRECTIONS),
+                  labels=tuple(title for title, _, _ in DIRECTIONS.values()), tips=tuple(meaning for _, meaning, _ in DIRECTIONS.values())),
         Parameter("run", "", 0, "which of the seeds", high=255, slider=(0, 7), step=1, title="seed number"),
         Parameter("data", "", "train", "on which data the loss is taken", choices=("train", "test"), title="loss on"),
         Parameter("reach", "", 0.5, "how far the plane goes, in lengths of the weights (or of the triangle between solutions)", low=1e-3, high=100,
@@ -88,9 +89,6 @@ class Around(Explorer):
         self._kept: dict[tuple[Any, ...], Any] = {}
         super().__init__(AroundState())
         self.set(**vars(state))
-
-    def choice_labels(self) -> dict[str, tuple[str, str]]:
-        return {name: row[:2] for name, row in DIRECTIONS.items()}
 
     @property
     def rows(self) -> dict[str, Parameter]:
@@ -348,7 +346,7 @@ class Around(Explorer):
             "eigenvectors": "Along each run's sharpest direction",
             "solutions": f"From {_label(s.entrant)} (0) to the others (1)",
         }[s.along]
-        heads = (
+        panels = (
             (f"The {_of(s.data)} loss around {_label(s.entrant)}", 0, 1),
             (cut, 0.6, 1),
             ("Eigenvalues of the Hessian (density)", 0.6, 0.42),
@@ -360,10 +358,7 @@ class Around(Explorer):
             "yaxis2": {**LOG, "domain": [0.58, 1], "anchor": "x2", "range": [bottom - 0.05, top], **_ticks(bottom, top, lambda v: v)},
             "xaxis3": {**AXIS, **titled("eigenvalue"), "domain": [0.6, 1], "anchor": "y3", "range": [low, high]},
             "yaxis3": {**LOG, "domain": [0, 0.42], "anchor": "x3", "range": [floor, floor + 6], "dtick": 2},
-            "annotations": [
-                {"text": f"<b>{text}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": x, "y": y, "xanchor": "left",
-                 "yanchor": "bottom", "font": {"size": 13}} for text, x, y in heads
-            ],
+            "annotations": heads(*panels),
             "margin": {"l": 50, "r": 12, "t": 64, "b": 44}, "height": 520, "legend": {"orientation": "h", "y": 1.07, "x": 0, "yanchor": "bottom"},
         }  # fmt: skip
         if s.view == "surface":

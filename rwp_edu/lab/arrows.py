@@ -11,6 +11,7 @@ from torch import Tensor
 
 from rwp_edu import figures, methods
 from rwp_edu.anatomy import Update, take_apart
+from rwp_edu.lab import words
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.parameters import Parameter, Values
 from rwp_edu.points import At
@@ -21,7 +22,8 @@ VIEW = 1.25, 0.95  # half the width and half the height of the picture
 OWN: dict[str, Parameter] = {
     row.name: row
     for row in (
-        Parameter("method", "", "sam", "whose update", choices=tuple(methods.METHODS), title="method"),
+        Parameter("method", "", "sam", "whose update", choices=tuple(methods.METHODS), title="method",
+                  labels=tuple(f"{row.label} {row.cost(k=1)}" for row in methods.METHODS.values()), tips=words.METHODS),
         Parameter("x", "w₁", -0.3, "start, first coordinate", low=-1.2, high=1.2, slider=(-1.2, 1.2), title="start, across"),
         Parameter("y", "w₂", 0.4, "start, second coordinate", low=-0.9, high=0.9, slider=(-0.9, 0.9), title="start, up"),
         Parameter("lr", "lr", 0.25, "learning rate of the step; arrows down a gradient are drawn to the same scale", slider=(0.0, 0.5), step=0.01, title="learning rate"),
@@ -153,10 +155,6 @@ class UpdateLab(Explorer):
     """
 
     STATE, OPEN, CHOICE = UpdateState, "rwp_edu.lab.update", "method"
-
-    def choice_labels(self) -> dict[str, tuple[str, str]]:
-        rows = methods.METHODS.values()
-        return {row.name: (f"{row.label} {row.cost(k=1)}", f"{row.formula}: {row.meaning}") for row in rows}
 
     def traces(self) -> list[dict[str, Any]]:
         return traces(self.state)

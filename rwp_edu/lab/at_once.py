@@ -8,9 +8,10 @@ from time import sleep
 from typing import Any
 
 from rwp_edu import figures, methods
+from rwp_edu.lab import words
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.live import HEADLESS
-from rwp_edu.lab.strokes import AXIS, dots, line, titled
+from rwp_edu.lab.strokes import AXIS, dots, heads, line, titled
 from rwp_edu.lab.timeline import Timeline, timeline
 from rwp_edu.parameters import Parameter, Values, written
 from rwp_edu.side_by_side import ORDER, QUIET, SETTINGS, WAYS, Sample, Team, disturbed, lacks, others, ratio, times
@@ -20,7 +21,8 @@ SPARE = {"wait": 1, "take shards": None}
 TABLE: dict[str, Parameter] = {
     row.name: row
     for row in (
-        Parameter("method", "", "m-rwp", "whose update is drawn", choices=tuple(methods.METHODS), title="method"),
+        Parameter("method", "", "m-rwp", "whose update is drawn", choices=tuple(methods.METHODS), title="method",
+                  labels=tuple(row.label for row in methods.METHODS.values()), tips=words.METHODS),
         Parameter("workers", "W", 2, "processes that share out the points of a round", low=1, high=MOST, slider=(1, MOST), step=1, title="workers"),
         Parameter("k", "k", 1, "draws of the noise per update", low=1, high=MOST, slider=(1, MOST), step=1, title="noise draws"),
         Parameter("spare", "", "wait", "what workers do for whom a round has no point", choices=tuple(SPARE), title="spare workers"),
@@ -54,9 +56,6 @@ class Workers(Explorer):
         self._team: Team | None = None
         self._todo: list[tuple[str, str]] = []
         self._warm, self._begun, self._why = 0, state.measured, ""
-
-    def choice_labels(self) -> dict[str, tuple[str, str]]:
-        return {name: (row.label, f"{row.formula}: {row.meaning}") for name, row in methods.METHODS.items()}
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -173,11 +172,7 @@ class Workers(Explorer):
         t, ways = self.timeline, list(WAYS)
         label = methods.get(self.state.method).label
         end = self._across
-        heads = ((f"One update of {label}", 0), (f"Measured here, batch {self.state.batch}", 0.62))
-        notes = [
-            {"text": f"<b>{text}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": x, "y": 1, "xanchor": "left",
-             "yanchor": "bottom", "font": {"size": 13}} for text, x in heads
-        ]  # fmt: skip
+        notes = heads((f"One update of {label}", 0), (f"Measured here, batch {self.state.batch}", 0.62))
         if not self.clocked:
             notes.append({"text": self._doing or "press <b>Measure</b>", "showarrow": False, "xref": "x2 domain", "yref": "y2 domain", "x": 0.5, "y": 0.5})
         most = max((s.milliseconds for s in self.clocked), default=1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,6 +27,7 @@ STYLE = """<style>
 .rwp-lab .widget-readout {width: 64px; min-width: 64px; margin: 0 0 0 8px}
 .rwp-lab .slider-container {margin: 0 8px}
 .rwp-lab .rwp-ticks {position: relative; height: 15px; margin: -5px 80px 0 8px; font-size: 10px; color: var(--jp-ui-font-color2)}
+.rwp-lab .rwp-ticks.tall {height: 27px}
 .rwp-lab .rwp-ticks span {position: absolute; transform: translateX(-50%); white-space: nowrap; line-height: 12px}
 .rwp-lab .rwp-ticks span.start {transform: none}
 .rwp-lab .rwp-ticks span.end {transform: translateX(-100%)}
@@ -35,7 +37,7 @@ STYLE = """<style>
 .rwp-lab .rwp-question {font-size: 13px; line-height: 1.4; color: var(--jp-ui-font-color1)}
 .rwp-lab .rwp-counts {font-size: 12px; line-height: 30px; white-space: nowrap; color: var(--jp-ui-font-color1)}
 .rwp-lab .rwp-chip {margin: 0 8px 0 0}
-.rwp-lab .rwp-chip .widget-toggle-button {padding: 0 8px; opacity: 0.55}
+.rwp-lab .rwp-chip .widget-toggle-button {padding: 0 8px; opacity: 0.65}
 .rwp-lab .rwp-chip .widget-toggle-button.mod-active {opacity: 1}
 </style>"""
 
@@ -80,27 +82,38 @@ def headed(text: str) -> str:
     return f"<div class='rwp-says'>{text}</div>"
 
 
+LETTER = 2.75  # per cent of a narrow slider that a letter of a label takes
+
+
 def _ticks(row: Parameter) -> str:
-    """Labels under a slider, at the places of their values."""
-
-    def place(value: float) -> float:
-        low, high = row.slider
-        if row.log:
-            value, low, high = math.log(value), math.log(low), math.log(high)
-        return 100 * (value - low) / (high - low)
-
-    places = [place(value) for value, _ in row.ticks]
-
-    def span(i: int, text: str) -> str:
-        at = places[i]
-        crowded = [other - at for j, other in enumerate(places) if j != i and abs(other - at) < CROWDED]
-        kind = "end" if at > 85 or any(gap > 0 for gap in crowded) and at > 15 else "start" if at < 15 or crowded else "mid"
-        return f'<span class="{kind}" style="left:{at:.1f}%">{text}</span>'
-
-    return f'<div class="rwp-ticks">{"".join(span(i, text) for i, (_, text) in enumerate(row.ticks))}</div>'
+    """Labels under a slider at the places of their values, in two lines where one is too short."""
+    low, high = map(math.log, row.slider) if row.log else row.slider
+    taken, spans = [-math.inf, -math.inf], []  # how far each of the two lines is written
+    for value, text in sorted(row.ticks):
+        at = 100 * ((math.log(value) if row.log else value) - low) / (high - low)
+        width = LETTER * len(text)
+        kind, left = ("start", at) if at < width / 2 else ("end", at - width) if at > 100 - width / 2 else ("mid", at - width / 2)
+        line = int(left < taken[0])
+        taken[line] = left + width
+        spans.append(f'<span class="{kind}" style="left:{at:.1f}%;top:{12 * line}px">{text}</span>')
+    tall = " tall" * (taken[1] > -math.inf)
+    return f'<div class="rwp-ticks{tall}">{"".join(spans)}</div>'
 
 
-CROWDED = 26  # per cent of a slider within which two labels in the middle would overlap
+def plain(value: Any) -> Any:
+    """Sliders count in binary steps: 0.9000000000000001 means 0.9."""
+    return float(f"{value:.4g}") if isinstance(value, float) else value
+
+
+def toggled(chosen: tuple[str, ...], name: str, on: bool) -> tuple[str, ...]:
+    """With or without ``name``, which comes last."""
+    return tuple(other for other in chosen if other != name) + ((name,) if on else ())
+
+
+def _reach(row: Parameter, value: Any) -> tuple[float, float]:
+    """The ends of a slider that can show ``value``; a logarithmic one never shows 0."""
+    low, high = row.slider
+    return (low, high) if not isinstance(value, (int, float)) or row.log and value <= 0 else (min(low, value), max(high, value))
 
 
 class Control:
@@ -115,34 +128,33 @@ class Control:
         self.explain("")
 
     def _build(self, row: Parameter, value: Any) -> None:
-        self.row, self.value, self.input = row, value, self._input(row, value)
-        self.input.observe(lambda change: self._moved(self._plain(change["new"])), names="value")
+        self.row, self.value, self.reach, self.input = row, value, _reach(row, value), self._input(row, value)
+        self.input.observe(lambda change: self._moved(plain(change["new"])), names="value")
         self._tick()
-
-    @staticmethod
-    def _plain(value: Any) -> Any:
-        """Sliders count in binary steps: 0.9000000000000001 means 0.9."""
-        return float(f"{value:.4g}") if isinstance(value, float) else value
 
     def _input(self, row: Parameter, value: Any) -> w.Widget:
         common = {"value": value, "tooltip": f"{row.meaning}; {row.allowed}", "layout": {"width": "100%", "margin": "0"}}
         make = self.make
         if row.choices:
-            return make.Dropdown(options=tuple(zip(row.labels or row.choices, row.choices)), **common)
+            return make.Dropdown(options=row.options, **common)
         if row.type is str:
             return make.Text(continuous_update=False, placeholder="none", **common)
         if row.name == "seed":
             return make.BoundedIntText(min=0, max=2**31, **common)
-        low, high = row.slider
+        low, high = _reach(row, value)
         if row.log:
             return make.FloatLogSlider(min=math.log10(low), max=math.log10(high), step=0.05, readout_format=".3g", **common)
         if row.type is int:
-            return make.IntSlider(min=min(int(low), value), max=max(int(high), value), step=int(row.step), **common)
-        return make.FloatSlider(min=min(low, value), max=max(high, value), step=row.step, readout_format=".3g", **common)
+            return make.IntSlider(min=int(low), max=int(high), step=int(row.step), **common)
+        return make.FloatSlider(min=low, max=high, step=row.step, readout_format=".3g", **common)
 
     @property
     def _linear(self) -> bool:
         return isinstance(self.input, (w.IntSlider, w.FloatSlider))
+
+    @property
+    def _slides(self) -> bool:
+        return self._linear or isinstance(self.input, w.FloatLogSlider)
 
     def _moved(self, value: Any) -> None:
         """A front end answers what it is shown with the nearest place of its slider; only another place is a wish."""
@@ -160,16 +172,18 @@ class Control:
 
     def explain(self, why: str, off: bool = False) -> None:
         """Say why the control has no effect now; one that is ``off`` is dimmed too."""
+        if self.row.log and self.value <= 0:
+            why = why or f"now {self.value:g}, off this scale"
         symbol = f"<i>{self.row.symbol}</i>&nbsp; " if self.row.symbol else ""
         text = f"<span>{symbol}{self.row.title}</span><span class='rwp-why'>{why}</span>"
         if text not in self.head.value:
-            self.head.value = f"<div class='rwp-head' title='{self.row.meaning}'>{text}</div>"
+            self.head.value = f"<div class='rwp-head' title='{html.escape(self.row.meaning)}'>{text}</div>"
         self.input.disabled = off
 
     def _tick(self) -> None:
         row = self.row
-        if self._linear:
-            row = replace(row, slider=(self.input.min, self.input.max))
+        if self._slides:
+            row = replace(row, slider=self.reach)
         if row.ticks and self.ticks is None:
             self.ticks = self.make.HTML(layout={"margin": "0"})
         if self.ticks is not None:
@@ -184,15 +198,15 @@ class Control:
         Other bounds need another slider: a front end answers new bounds with the old value, cut to them.
         """
         row, before, changed = row or self.row, self.row, value != self.value
-        chosen_from = (row.choices, row.labels) != (before.choices, before.labels)
-        if chosen_from or row.slider != before.slider or self._linear and not self.input.min <= value <= self.input.max:
+        chosen_from = row.options != before.options
+        if chosen_from or row.slider != before.slider or self._slides and _reach(replace(row, slider=self.reach), value) != self.reach:
             former = self.input
             former.unobserve_all()
             self._build(row, value)
             former.close()
             return
         self.row, self.value = row, value
-        if changed or not self._at(self._plain(self.input.value)):  # else a correction would fight the hand on the slider
+        if changed or not self._at(plain(self.input.value)):  # else a correction would fight the hand on the slider
             self.input.value = value
         if row.ticks != before.ticks:
             self._tick()

@@ -14,7 +14,7 @@ from rwp_edu import figures
 from rwp_edu.handwritten import NetworkObjective
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.solutions import Solutions
-from rwp_edu.lab.strokes import AXIS, LOG, dots, line, titled
+from rwp_edu.lab.strokes import AXIS, LOG, dots, heads, line, titled
 from rwp_edu.parameters import Parameter, Values
 from rwp_edu.settings import Settings
 from rwp_edu.sharpness import average_rise, radius_of_rise, worst_rise
@@ -188,16 +188,13 @@ class Distances(Explorer):
         return out  # fmt: skip
 
     def layout(self) -> dict[str, Any]:
-        heads = ((f"Rise of the loss, {self.state.width} hidden units", 0), ("Noise goes so many times as far", 0.62))
+        panels = ((f"Rise of the loss, {self.state.width} hidden units", 0), ("Noise goes so many times as far", 0.62))
         return {
             "xaxis": {**LOG, **titled("distance from the weights"), "range": list(ACROSS), "domain": [0, 0.52]},
             "yaxis": {**LOG, **titled("rise of the loss"), "range": list(UP)},
             "xaxis2": {**LOG, **titled("number of weights P"), "range": [2, 4.6], "domain": [0.62, 1], "anchor": "y2"},
             "yaxis2": {**AXIS, "anchor": "x2", "range": [0, 100], "autorange": False},
-            "annotations": [
-                {"text": f"<b>{text}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": x, "y": 1, "xanchor": "left",
-                 "yanchor": "bottom", "font": {"size": 13}} for text, x in heads
-            ],
+            "annotations": heads(*panels),
             "margin": {"l": 58, "r": 12, "t": 74, "b": 44}, "height": 460, "legend": {"orientation": "h", "y": 1.1, "x": 0, "yanchor": "bottom"},
         }  # fmt: skip
 

@@ -86,6 +86,11 @@ class Explorer:
         if self._screen is not None:
             self._screen.wake()
 
+    def close(self) -> None:
+        """Take the screen away with its widgets; another is made when the picture is shown again."""
+        if self._screen is not None:
+            self._screen.end()
+
     @property
     def snippet(self) -> str:
         """One line of Python that opens this picture in its present state."""

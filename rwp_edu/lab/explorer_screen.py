@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from copy import deepcopy
 from threading import get_ident
 from typing import Any
 
@@ -10,9 +9,9 @@ import ipywidgets as w
 import numpy as np
 
 from rwp_edu import figures
-from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, headed
+from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, headed, toggled
 from rwp_edu.lab.explorer import Explorer
-from rwp_edu.lab.live import Live
+from rwp_edu.lab.live import Live, complaint
 from rwp_edu.lab.plot import Plot
 from rwp_edu.training import one_thread
 
@@ -24,8 +23,8 @@ class ExplorerScreen(Live):
     """Widgets of an ``Explorer``."""
 
     def __init__(self, owner: Explorer):
-        super().__init__()
-        self.owner, self.make = owner, Maker()
+        super().__init__(owner)
+        self.make = Maker()
         make, rows = self.make, owner.rows
         self.controls: dict[str, Control] = {}
         self.choice = self._buttons(rows[owner.CHOICE]) if owner.CHOICE else None
@@ -46,16 +45,11 @@ class ExplorerScreen(Live):
         above = [*([self.choice] if self.choice else []), *([self.chips.box] if self.chips else [])]
         self.box = make.VBox([make.HTML(STYLE), *above, body])
         self.box.add_class("rwp-lab")
-        self._remembered = True
         self.draw()
 
     def _buttons(self, row: Any) -> w.ToggleButtons:
-        labels = self.owner.choice_labels() if hasattr(self.owner, "choice_labels") else {}
-        buttons = self.make.ToggleButtons(
-            options=[(labels.get(name, (name, ""))[0], name) for name in row.choices],
-            tooltips=[labels.get(name, ("", row.meaning))[1] for name in row.choices],
-            style={"button_width": "auto"},
-        )
+        tips = list(row.tips or [row.meaning] * len(row.choices))
+        buttons = self.make.ToggleButtons(options=row.options, tooltips=tips, style={"button_width": "auto"})
         buttons.observe(lambda change: self.store(row.name, change["new"]), names="value")
         return buttons
 
@@ -68,29 +62,20 @@ class ExplorerScreen(Live):
                 trace.on_click(told("clicked"))
                 trace.on_hover(told("hovered"))
 
+    def apply(self, name: str, value: Any) -> None:
+        if name in ("clicked", "hovered"):
+            getattr(self.owner, name)(*value)
+        elif name == "toggle":
+            self.owner.set(methods=toggled(self.owner.state.methods, *value))
+        else:
+            self.owner.set(**{name: value})
+
     def turn(self) -> float | None:
-        while self._asked:
-            name, value = self._asked.pop(0)
-            self.status.value = ""
-            if name in ("clicked", "hovered"):
-                getattr(self.owner, name)(*value)
-            elif name == "toggle":
-                method, on = value
-                kept = tuple(m for m in self.owner.state.methods if m != method)
-                self.owner.set(methods=kept + ((method,) if on else ()))
-            else:
-                self.owner.set(**{name: value})
+        self.obey()
         with one_thread():
             more = self.owner.work()
             self.draw()
-        if more:
-            return self.owner.pause
-        self._remember()
-        return None
-
-    def fail(self, error: Exception) -> None:
-        self.status.value = f"<div class='rwp-status error' role='status'>{type(error).__name__}: {error}</div>"
-        self.draw()
+        return self.owner.pause if more else None
 
     def draw(self) -> None:
         owner, state = self.owner, self.owner.state
@@ -112,6 +97,7 @@ class ExplorerScreen(Live):
         if self.left.children != shown:
             self.left.children = shown
         said, setting = headed(owner.text), f"<div class='rwp-status'>this setting: <code>{owner.snippet}</code></div>"
+        self.status.value = complaint(self.error) if self.error else ""
         if self.says.value != said:
             self.says.value = said
         if self.setting.value != setting:
@@ -127,18 +113,10 @@ class ExplorerScreen(Live):
                 moved = {key: value for key, value in new.items() if key not in STAYS and not _same(before.get(key), value)}
                 if moved:
                     trace.update(moved, overwrite=True)
-                    self._remembered = False
             changed = {key: value for key, value in plan.items() if not _same(self._plan.get(key), value)}
             if changed:
                 self.figure.update_layout(changed, overwrite=True)
-                self._remembered = False
         self._data, self._plan = data, plan
-
-    def _remember(self) -> None:
-        """A reloaded page starts from what the figure was made with, so hand it the present picture."""
-        if not self._remembered:
-            self.figure._widget_data, self.figure._widget_layout = deepcopy(self.figure._data), deepcopy(self.figure._layout)
-            self._remembered = True
 
 
 def _same(a: Any, b: Any) -> bool:

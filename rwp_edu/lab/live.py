@@ -7,8 +7,13 @@ task; it sleeps while nothing is asked for.
 from __future__ import annotations
 
 import asyncio
+import html
+from contextlib import suppress
 from threading import get_ident
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from IPython import get_ipython
 
 HEADLESS = (
     "RWP_EDU_HEADLESS_STEPS"  # set where notebooks are run without a screen: work is done at once, races take so many steps
@@ -16,14 +21,17 @@ HEADLESS = (
 
 
 class Live:
-    """A screen: ``box`` holds its widgets, which ``make`` made, among them ``figure``; ``turn`` applies, works, draws, and says after how many seconds to come again (None:
-    when something is asked for); ``fail`` shows an error."""
+    """A screen of ``owner``: ``box`` holds its widgets, which ``make`` made, among them ``figure`` and ``status``; ``apply`` does what was
+    asked for; ``turn`` works, draws, and says after how many seconds to come again (None: when something is asked for)."""
 
     box: Any
     figure: Any
     make: Any
+    status: Any
 
-    def __init__(self) -> None:
+    def __init__(self, owner: Any) -> None:
+        self.owner = owner
+        self.error = ""
         self._asked: list[tuple[str, Any]] = []
         self._loop: asyncio.AbstractEventLoop | None = None
         self._event: asyncio.Event | None = None
@@ -41,13 +49,26 @@ class Live:
         """Is there a wish that the loop has not applied yet? Then what is shown is right, and the state is not."""
         return any(name == wanted for wanted, _ in list(self._asked))
 
+    def obey(self) -> bool:
+        """Apply what was asked for; was there anything? What cannot be done is said, and what goes on goes on."""
+        anything = bool(self._asked)
+        while self._asked:
+            name, value = self._asked.pop(0)
+            self.error = ""
+            try:
+                self.apply(name, value)
+            except Exception as error:
+                self.error = told(error)
+        return anything
+
     def wake(self) -> None:
         """Let the loop look again; may be called from any thread."""
         if self._loop is not None and not self._loop.is_closed() and self._event is not None:
             self._loop.call_soon_threadsafe(self._event.set)
 
     def show(self, **options: Any) -> Any:
-        """The widgets for a notebook cell."""
+        """The widgets for a notebook cell, in place of those that the same cell showed when it was run before."""
+        _move_in(self)
         self.begin()
         self.draw()
         return self.box._repr_mimebundle_(**options)
@@ -63,11 +84,14 @@ class Live:
             self._task = loop.create_task(self._live())
 
     def end(self) -> None:
-        """Stop the loop and give the widgets back."""
+        """Stop the loop and give the widgets back; the owner makes others when it is shown again."""
         if self._task is not None:
             self._task.cancel()
         self.figure.close()
         self.make.close()
+        if self.owner._screen is self:
+            self.owner._screen = None
+        _places.pop(self, None)
 
     async def _live(self) -> None:
         while True:
@@ -82,11 +106,41 @@ class Live:
                 self._event.clear()
                 await self._event.wait()
 
+    def fail(self, error: Exception) -> None:
+        """Show an error, if need be when nothing else can be drawn."""
+        self.error = told(error)
+        with suppress(Exception):
+            self.draw()
+        self.status.value = complaint(self.error)
+
+    def apply(self, name: str, value: Any) -> None:
+        raise NotImplementedError
+
     def turn(self) -> float | None:
         raise NotImplementedError
 
     def draw(self) -> None:
         raise NotImplementedError
 
-    def fail(self, error: Exception) -> None:
-        raise NotImplementedError
+
+def told(error: Exception) -> str:
+    return html.escape(f"{type(error).__name__}: {error}", quote=False)
+
+
+def complaint(text: str) -> str:
+    return f"<div class='rwp-status error' role='status'>status: {text}</div>"
+
+
+_places: WeakKeyDictionary[Live, tuple[str, str]] = WeakKeyDictionary()  # the cell in which each was shown last, and the run of it
+
+
+def _move_in(screen: Live) -> None:
+    """A cell that is run again shows another screen: the one before would live on, unseen."""
+    parent = getattr(get_ipython(), "get_parent", dict)()
+    cell, run = parent.get("metadata", {}).get("cellId"), parent.get("header", {}).get("msg_id")
+    if not cell:  # not every front end says it
+        return
+    for other, place in list(_places.items()):
+        if other is not screen and place[0] == cell and place[1] != run:
+            other.end()
+    _places[screen] = cell, run

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
+from time import monotonic
 from typing import Any
 
 import ipywidgets as w
@@ -20,6 +22,7 @@ class Download:
 
     def __init__(self, name: str, wake: Callable[[], None]):
         self.name, self.error, self._before = name, None, _size(datasets.place())
+        self._looked, self._here = -math.inf, 0
 
         def get() -> None:
             try:
@@ -36,8 +39,11 @@ class Download:
         return not self._thread.is_alive()
 
     def __str__(self) -> str:
-        here = max(0, _size(datasets.place()) - self._before) // 10**6
-        return f"downloading {self.name} into {datasets.place()}: {min(here, MEGABYTES[self.name])} of about {MEGABYTES[self.name]} MB"
+        if monotonic() > self._looked + 0.5:  # a folder may hold many files
+            self._here = max(0, _size(datasets.place()) - self._before) // 10**6
+            self._looked = monotonic()
+        most = MEGABYTES[self.name]
+        return f"downloading {self.name} into {datasets.place()}: {min(self._here, most)} of about {most} MB"
 
 
 def _size(folder: Path) -> int:

@@ -30,31 +30,63 @@ async function start(model, id) {
   }
 }
 
-async function figure(context) {
-  const id = context.model.get("plotly_id");
+async function load(model) {
+  const id = model.get("plotly_id");
   if (!started.has(id)) {
-    started.set(id, start(context.model, id));
+    started.set(id, start(model, id));
     started.get(id).catch(() => started.delete(id));
   }
   const made = await started.get(id);
-  const widget = typeof made === "function" ? await made() : made;
-  await widget.initialize?.(context);
-  return widget;
+  return typeof made === "function" ? await made() : made;
+}
+
+const DELTAS = ["addTraces", "deleteTraces", "moveTraces", "restyle", "relayout", "update", "animate", "removeLayoutProps",
+  "removeTraceProps"].map((name) => `_py2js_${name}`);
+
+// plotly's widget, told first of the changes that came before it listened (a new whole picture makes those before it void). Without
+// its picture it would go on listening, fail, and leave those after it untold.
+async function figure(model) {
+  const missed = [], heard = [], told = {};
+  const early = [["change:_widget_data", () => (missed.length = 0)],
+    ...DELTAS.map((name) => [`change:${name}`, () => missed.push([name, model.get(name)])])];
+  early.forEach(([event, callback]) => model.on(event, callback));
+  const widget = await load(model);
+  early.forEach(([event, callback]) => model.off(event, callback));
+  widget.initialize({
+    model: {
+      get: (name) => (name in told ? told[name] : model.get(name)),
+      set: (name, value) => model.set(name, value),
+      save_changes: () => model.save_changes(),
+      on: (event, callback) => heard.push([event, callback]) && model.on(event, callback),
+    },
+  });
+  for (const [name, value] of missed) {
+    told[name] = value;
+    heard.filter(([event]) => event === `change:${name}`).forEach(([, callback]) => callback());
+    delete told[name];
+  }
+  return (context) => {
+    const before = heard.length, purge = widget.render(context), own = heard.splice(before);
+    return () => {
+      own.forEach(([event, callback]) => model.off(event, callback));
+      purge();
+    };
+  };
 }
 
 export default () => {
   let made;
   return {
-    initialize(context) {
-      made = figure(context);
+    initialize({ model }) {
+      made = figure(model);
       made.catch(console.error);
     },
     render(context) {
       let gone = false, remove;
       (async () => {
-        const widget = await made;
+        const show = await made;
         while (!gone && !context.el.clientWidth) await new Promise(requestAnimationFrame);
-        if (!gone) remove = await widget.render(context);
+        if (!gone) remove = show(context);
       })().catch((error) => (context.el.textContent = `This picture cannot be drawn: ${error}`));
       return () => {
         gone = true;
@@ -88,6 +120,9 @@ def _plotly() -> Plotly:
     return _shared
 
 
+NOW = {"_widget_data": "_data", "_widget_layout": "_layout"}
+
+
 class Plot(go.FigureWidget):
     """A ``FigureWidget`` in all but what is sent to the page."""
 
@@ -96,3 +131,11 @@ class Plot(go.FigureWidget):
     def __init__(self, *args, **kwargs):
         self.add_traits(plotly_id=t.Unicode(_plotly().model_id).tag(sync=True))
         super().__init__(*args, **kwargs)
+
+    def get_state(self, *args, **kwargs):
+        """The picture as it is now, for a page that is loaded again; plotly gives the one that the widget was made with."""
+        state = super().get_state(*args, **kwargs)
+        for name, now in NOW.items():
+            if name in state and hasattr(self, now):
+                state[name] = self.trait_metadata(name, "to_json")(getattr(self, now), self)
+        return state

@@ -16,6 +16,8 @@ from rwp_edu.parameters import unknown
 from rwp_edu.settings import LIVE
 from rwp_edu.training import Record, Run, keep_freed_memory
 
+OF_A_PROBLEM = ("state", "_run", "ghost", "status", "asked")  # what waits while the race is at another problem
+
 
 class Race:
     """Methods racing on the same problem, live in a notebook or headless.
@@ -32,9 +34,10 @@ class Race:
         self.state = state
         self.ghost: Record | None = None
         self.status = "ready"
+        self.asked = ""  # the preset whose question is shown
         self._screen = None
         self._run = Run(state.settings)
-        self.left: dict[str, tuple] = {}  # problems that wait for the race to come back
+        self.left: dict[str, dict[str, Any]] = {}  # problems that wait for the race to come back
 
     @property
     def record(self) -> Record:
@@ -90,11 +93,11 @@ class Race:
         """
         state = self.state.replace(**changes)
         if state.problem != self.state.problem:
-            self.left[self.state.problem] = self.state, self._run, self.ghost, self.status
-            if set(changes) == {"problem"} and state.problem in self.left:
-                self.state, self._run, self.ghost, self.status = self.left[state.problem]
-            else:
-                self.state, self._run, self.ghost, self.status = state, Run(state.settings), None, "ready"
+            back = set(changes) == {"problem"} and state.problem in self.left
+            there = self.left[state.problem] if back else dict(zip(OF_A_PROBLEM, (state, Run(state.settings), None, "ready", "")))
+            self._halt()
+            self.left[self.state.problem] = {name: getattr(self, name) for name in OF_A_PROBLEM}
+            vars(self).update(there)
             self._changed()
             return
         self.state = state
@@ -112,13 +115,15 @@ class Race:
         state = RaceState(pace=self.state.pace).replace(**PRESETS[name].state(self.state.problem), show=show)
         if state.problem != self.state.problem:
             self.set(**vars(state))
-            return
-        self.state = state
-        self.reset()
+        else:
+            self.state = state
+            self.reset()
+        self.asked = name
 
     def reset(self) -> None:
         """Begin again with the present state; the run so far stays as faint lines."""
         fresh = Run(self.state.settings)
+        self._halt()
         if self._run.updates:
             self.ghost = self.record
         self._run, self.status = fresh, "ready"
@@ -128,6 +133,7 @@ class Race:
         """Train synchronously: ``steps`` more updates, or to the end. Errors are raised here and shown in the status."""
         if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
             raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
+        self._halt()
         try:
             self._run.advance(self._run.settings.steps - self._run.updates if steps is None else steps)
         except BaseException as error:
@@ -150,9 +156,19 @@ class Race:
         """Write the record as JSON (by default into ``rwp_edu_runs/``); :meth:`Record.load` reads it."""
         return self.record.save(path or Path("rwp_edu_runs") / time.strftime("race-%Y%m%d-%H%M%S.json"))
 
+    def _halt(self) -> None:
+        """What is done here is not done by the screen at the same time."""
+        if self._screen is not None:
+            self._screen.stop("paused")
+
     def _changed(self) -> None:
         if self._screen is not None:
             self._screen.wake()
+
+    def close(self) -> None:
+        """Take the screen away with its widgets; the run stays, and a screen is made again when the race is shown."""
+        if self._screen is not None:
+            self._screen.end()
 
     def __repr__(self) -> str:
         return f"<race: {self.status}. {self.summary}>"

@@ -11,7 +11,7 @@ from rwp_edu import figures
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.orders import Correlation
 from rwp_edu.lab.pools import DECAYS, LABELS, SCALES, Pool, Runs, pool
-from rwp_edu.lab.strokes import AXIS, LOG, dots, line, titled
+from rwp_edu.lab.strokes import AXIS, LOG, dots, heads, line, titled
 from rwp_edu.parameters import Parameter, Values
 from rwp_edu.settings import Entrant
 
@@ -29,7 +29,8 @@ FAINT, ALL = 0.13, 1e3
 PARAMETERS: dict[str, Parameter] = {
     row.name: row
     for row in (
-        Parameter("measure", "", "trace", "drawn across", choices=tuple(MEASURES), title="measure"),
+        Parameter("measure", "", "trace", "drawn across", choices=tuple(MEASURES), title="measure",
+                  labels=tuple(title for title, _ in MEASURES.values()), tips=tuple(meaning for _, meaning in MEASURES.values())),
         Parameter("labels", "", "noisy", "; ".join(f"{name}: {row[0]}" for name, row in LABELS.items()), choices=tuple(LABELS), title="labels"),
         Parameter("weight_decay", "", "all", "of the runs that are compared", choices=("all", *DECAYS), title="weight decay (● 0.0005 &nbsp;■ 0.01 &nbsp;◆ 0.04)"),
         Parameter("window", "", ALL, "the largest training loss of the runs that are compared over the smallest", low=1.05, high=ALL, slider=(10**0.05, ALL),
@@ -54,9 +55,6 @@ class Scatter(Explorer):
     """
 
     STATE, OPEN, CHOICE = ScatterState, "rwp_edu.lab.scatter", "measure"
-
-    def choice_labels(self) -> dict[str, tuple[str, str]]:
-        return MEASURES
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -155,17 +153,14 @@ class Scatter(Explorer):
         half, best = math.sqrt(s.window), runs.test_accuracy if runs else np.array([0.0, 1.0])
         band = {"type": "rect", "xref": "x2", "yref": "y2 domain", "x0": s.around / half, "x1": s.around * half, "y0": 0, "y1": 1,
                 "fillcolor": figures.FAINT, "line": {"width": 0}, "layer": "below"}  # fmt: skip
-        heads = ((f"Test accuracy against {title}", 0), ("Trace against training loss", 0.62))
+        panels = ((f"Test accuracy against {title}", 0), ("Trace against training loss", 0.62))
         return {
             "xaxis": {**_logarithmic(m.get(s.measure)), **titled(title if meaning.startswith("no ") else meaning), "domain": [0, 0.54]},
             "yaxis": {**AXIS, **titled("test accuracy %"), "range": [100 * best.min() - 1, 100 * best.max() + 1]},
             "xaxis2": {**_logarithmic(m.get("train_loss")), **titled("training loss"), "domain": [0.62, 1], "anchor": "y2"},
             "yaxis2": {**_logarithmic(m.get("trace")), "anchor": "x2"},
             "shapes": [band] if s.window < ALL else [],
-            "annotations": [
-                {"text": f"<b>{text}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": x, "y": 1, "xanchor": "left",
-                 "yanchor": "bottom", "font": {"size": 13}} for text, x in heads
-            ],
+            "annotations": heads(*panels),
             "margin": {"l": 56, "r": 12, "t": 64, "b": 44}, "height": 470, "legend": {"orientation": "h", "y": 1.07, "x": 0, "yanchor": "bottom"},
         }  # fmt: skip
 

@@ -6,9 +6,9 @@ applies it, steps the run and draws, about ten times a second.
 
 from __future__ import annotations
 
+import html
 import time
 import weakref
-from copy import deepcopy
 from threading import get_ident
 from typing import Any
 
@@ -17,8 +17,8 @@ import numpy as np
 
 from rwp_edu import figures, methods, problems
 from rwp_edu.lab import words
-from rwp_edu.lab.controls import STYLE, Chips, Control, Maker
-from rwp_edu.lab.live import Live
+from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, plain, toggled
+from rwp_edu.lab.live import Live, complaint, told
 from rwp_edu.lab.opening import MEGABYTES, OTHER, Download, Opening
 from rwp_edu.lab.plot import Plot
 from rwp_edu.lab.state import PRESETS, VIEW
@@ -49,14 +49,12 @@ class Screen(Live):
     """Widgets of one race and the loop that keeps them alive."""
 
     def __init__(self, race: Any):
-        super().__init__()
+        super().__init__(race)
         self.race, self.make = race, Maker()
         self._unanswered = 0
-        self._error = ""
         self._next_draw = 0.0
         self._drawn: tuple | None = None
         self._plan: dict[str, Any] = {}
-        self._remembered: tuple | None = None
         self.running = False
         self._around: Live | None = None
         self._clock = (0.0, 0)
@@ -68,7 +66,7 @@ class Screen(Live):
         self.says, self.status, self.counts = (self.make.HTML() for _ in range(3))
         self.left = self.make.VBox(layout={"width": "310px", "flex": "0 0 310px"})
         self.controls: dict[str, Control] = {}
-        self._controls_for = ""
+        self._controls_for: tuple | None = None
         self._made: dict[tuple, tuple[dict[str, Control], list[w.Widget]]] = {}
         self.box = self._arrange()
         self.draw()
@@ -104,7 +102,7 @@ class Screen(Live):
                                           readout_format=".2f", tooltip=VIEW["smoothing"].meaning, layout={"width": "260px"})  # fmt: skip
         self.third = make.Dropdown(tooltip=VIEW["third"].meaning, layout=w.Layout(width="auto", max_width="330px"))
         for name, widget in (("pace", self.pace), ("x", self.axis), ("smoothing", self.smoothing), ("third", self.third)):
-            widget.observe(lambda change, name=name: self.store(name, change["new"]), names="value")
+            widget.observe(lambda change, name=name: self.store(name, plain(change["new"])), names="value")
         self.coded = make.Dropdown(description="method", layout={"width": "260px"})
         self.code = make.Textarea(layout={"width": "100%", "height": "330px"}, continuous_update=False)
         self.setting = make.Textarea(layout={"width": "100%", "height": "60px"}, continuous_update=False)
@@ -117,16 +115,15 @@ class Screen(Live):
     def _make_controls(self) -> None:
         """The controls of the problem, with the presets and pictures that suit it; they are kept for the next time it comes back."""
         state = self.race.state
-        if state.problem == self._controls_for:
+        key = state.problem, state.show
+        if key == self._controls_for:
             return
-        self._controls_for = state.problem
+        self._controls_for = key
         presets = ((p.title, name) for name, p in PRESETS.items() if p.suits(state.problem))
         self.preset.options = [("preset ...", ""), *presets]
-        self.preset.value = ""
         row = problems.get(state.problem)
         third = [(f"third: {row.metric(row.panels[2]).title}", ""), *((f"third: {m.title}", m.name) for m in row.flatness)]
         self.third.options, self.third.layout.display = third, None if row.flatness else "none"
-        key = state.problem, state.show
         if key not in self._made:
             self._made[key] = self._grouped(state)
         self.controls, self.left.children = self._made[key]
@@ -184,59 +181,48 @@ class Screen(Live):
 
     # What was asked for
 
-    def _obey(self) -> bool:
-        """Apply what was asked for; was there anything?"""
-        race, anything = self.race, bool(self._asked)
-        while self._asked:
-            name, value = self._asked.pop(0)
-            self._error = ""
-            match name:
-                case "start":
-                    self._begin()
-                case "pause":
-                    self._stop("paused")
-                    race._run.complete()
-                case "step":
-                    self._stop("paused")
-                    every = race.record.settings.record_every
-                    race.run(every - race._run.updates % every)
-                case "reset":
-                    self._stop("ready")
-                    race.reset()
-                case "preset":
-                    self._stop("ready")
-                    race.preset(value)
-                    self.question.value = (
-                        f"<div class='rwp-question'><b>{PRESETS[value].title}.</b> {PRESETS[value].question}</div>"
-                    )
-                case "problem" if value == OTHER:
-                    self.opening.show()
-                case "problem":
-                    self._leave_for(value)
-                case "open":
-                    self._open(value)
-                case "download":
-                    self.download = self.download or Download(value, self.wake)
-                case "look":
-                    self._look_around()
-                case "save":
-                    race.status = f"saved as {race.save()}"
-                case "coded":
-                    pass
-                case "unfold":
-                    value()
-                case "toggle":
-                    method, on = value
-                    race.set(methods=tuple(m for m in race.state.methods if m != method) + ((method,) if on else ()))
-                case _:
-                    race.set(**{name: value})
-        return anything
+    def apply(self, name: str, value: Any) -> None:
+        race = self.race
+        match name:
+            case "start":
+                self._begin()
+            case "pause":
+                self.stop("paused")
+                race._run.complete()
+            case "step":
+                self.stop("paused")
+                every = race.record.settings.record_every
+                race.run(every - race._run.updates % every)
+            case "reset":
+                race.reset()
+            case "preset":
+                race.preset(value)
+            case "problem" if value == OTHER:
+                self.opening.show()
+            case "problem":
+                self._leave_for(value)
+            case "open":
+                self._open(value)
+            case "download":
+                self.download = self.download or Download(value, self.wake)
+            case "look":
+                self._look_around()
+            case "save":
+                race.status = f"saved as {race.save()}"
+            case "coded":
+                pass
+            case "unfold":
+                value()
+            case "toggle":
+                race.set(methods=toggled(race.state.methods, *value))
+            case _:
+                race.set(**{name: value})
 
     def _begin(self) -> None:
         global _running
         other = _running() if _running else None
         if other is not None and other is not self and other.running:
-            other._stop("paused, because another race was started")
+            other.stop("paused, because another race was started")
             other.wake()
         if self.race._run.finished or self.race.waiting:
             self.race.reset()
@@ -245,19 +231,12 @@ class Screen(Live):
         self.race._run.background = True
         self._clock = (time.perf_counter(), self.race._run.updates)
 
-    def _stop(self, status: str) -> None:
+    def stop(self, status: str) -> None:
         if self.running:
             self.running, self.race.status = False, status
 
     def _leave_for(self, problem: str) -> None:
-        running, status = self.running, self.race.status
-        self._stop("paused")
-        try:
-            self.race.set(problem=problem)
-        except Exception:
-            self.running, self.race.status = running, status
-            raise
-        self.question.value = ""
+        self.race.set(problem=problem)
         self.opening.show(False)
 
     def _open(self, name: str) -> None:
@@ -271,13 +250,16 @@ class Screen(Live):
             self.race.status = f"{name} is not on this machine yet: Download gets it, about {MEGABYTES[name]} MB"
 
     def _receive(self) -> None:
-        """Say how far the download is; open what has come."""
-        got, self.race.status = self.download, str(self.download)
-        if got.done:
+        """Open what has come."""
+        got = self.download
+        if got and got.done:
             self.download = None
-            if got.error:
-                raise got.error
-            self._leave_for(got.name)
+            try:
+                if got.error:
+                    raise got.error
+                self._leave_for(got.name)
+            except Exception as error:
+                self.error = told(error)
 
     def _look_around(self) -> None:
         """Open what is around the runs as they are now, in place of what was open."""
@@ -291,10 +273,9 @@ class Screen(Live):
     # The loop
 
     def turn(self) -> float | None:
-        if self._obey():
+        if self.obey():
             self._next_draw = 0.0
-        if self.download:
-            self._receive()
+        self._receive()
         if self.running:
             self._train()
         if self.race._run.collect():
@@ -309,7 +290,6 @@ class Screen(Live):
             return 0.01 if self.race.state.pace else 0.001
         if self.race._run.looking or self.download:
             return 0.05 if self.race._run.looking else 0.5
-        self._remember()
         return None
 
     def _drawn_there(self, change: dict[str, Any]) -> None:
@@ -324,25 +304,27 @@ class Screen(Live):
     def _train(self) -> None:
         run, pace = self.race._run, self.race.state.pace
         began, done = self._clock
+        if pace and abs(run.updates - done - (time.perf_counter() - began) * pace) > pace:
+            self._clock = began, done = time.perf_counter(), run.updates  # it was faster, or cannot keep up
         end = time.perf_counter() + SLICE
         with threads(run.engine.threads):
             while not (run.finished and run.whole) and time.perf_counter() < end:
                 if run.whole and pace and run.updates >= done + (time.perf_counter() - began) * pace:
                     break
                 run.piece()
-        if pace and run.updates < done + (time.perf_counter() - began) * pace - pace:
-            self._clock = (time.perf_counter(), run.updates)
         if run.finished and run.whole:
-            self._stop("finished")
+            self.stop("finished")
 
     def fail(self, error: Exception) -> None:
-        """Show an error in the status line; the record so far stays."""
-        self._stop("stopped")
-        self._error = f"{type(error).__name__}: {error}"
-        try:
-            self.draw()
-        except Exception as second:
-            self.status.value = f"<div class='rwp-status error'>{type(second).__name__}: {second}</div>"
+        """The record so far stays."""
+        self.stop("stopped")
+        super().fail(error)
+
+    def end(self) -> None:
+        self.stop("paused")
+        if self._around is not None:
+            self._around.end()
+        super().end()
 
     # Drawing
 
@@ -363,9 +345,12 @@ class Screen(Live):
                 control.explain(unused or ("acts at Reset" if name in waiting else ""), off=bool(unused))
             if not self.asked("toggle"):
                 self.chips.show(state, race.record.entrants)
-            self.axis.value, self.smoothing.value = state.x, state.smoothing
-            self.third.value = state.third if problems.get(state.problem).flatness else ""
-            self.pace.value = min(PACES.values(), key=lambda pace: abs(pace - state.pace))
+            self.axis.value, self.smoothing.value, self.preset.value = state.x, state.smoothing, ""
+            self.third.value = state.third if any(state.third in option for option in self.third.options) else ""
+            paces = PACES if state.pace in PACES.values() else PACES | {f"{state.pace} updates/s": state.pace}
+            if self.pace.options != (paces := tuple(paces.items())):
+                self.pace.options = paces
+            self.pace.value = state.pace
             if self.coded.options != state.methods:
                 chosen = self.coded.value
                 self.coded.options = state.methods
@@ -381,6 +366,8 @@ class Screen(Live):
     def _say(self) -> None:
         race, last = self.race, self.race.record.rows[-1]
         self.says.value = f"<div class='rwp-says'>{race.summary}</div>"
+        asked = PRESETS.get(race.asked)
+        self.question.value = f"<div class='rwp-question'><b>{asked.title}.</b> {asked.question}</div>" if asked else ""
         shown = [race.record.entrants.index(name) for name in race.shown]
         gradients = int(last["gradient_evaluations"][shown].sum()) * race.record.settings.seeds if shown else 0
         spent = race._run.flatness_seconds
@@ -390,31 +377,32 @@ class Screen(Live):
             f"{float(last['seconds'][shown].sum()):.1f} s{flatness}</span>"
         )
         waits = f" · Reset applies: {', '.join(name.replace('_', ' ') for name in race.waiting)}" if race.waiting else ""
-        text, kind = (self._error, " error") if self._error else (race.status, "")
-        self.status.value = f"<div class='rwp-status{kind}' role='status'>status: {text}{waits}</div>"
+        waits += f" · {self.download}" if self.download else ""
+        said = f"<div class='rwp-status' role='status'>status: {html.escape(race.status, quote=False)}{waits}</div>"
+        self.status.value = complaint(self.error + waits) if self.error else said
 
     def _draw_figure(self) -> None:
         race = self.race
         view = race._view()
         marks = race.record.marks
         now = (
-            id(race.record),
+            race.record,
             len(race.record.rows),
             len(marks),
             marks[-1:],
             race.shown,
             view["x"],
             view["smoothing"],
-            id(view["ghost"]),
+            view["ghost"],
             view["third"],
             race._run.looks,
         )
-        if now == self._drawn:
+        if self._drawn and all(new is old or new == old for new, old in zip(now, self._drawn)):
             return
         data = figures.traces(race.record, **view)
         plan = figures.layout(race.record, **{key: view[key] for key in ("x", "shown", "ghost", "third")})
         plan.pop("height")
-        fresh, moved = self._drawn is None or self._drawn[0] != now[0], False
+        fresh, moved = self._drawn is None or self._drawn[0] is not now[0], False
         with self.figure.batch_update():
             if fresh:
                 self._same_structure(data)
@@ -440,12 +428,6 @@ class Screen(Live):
         self._unanswered += moved
         self._plan = plan
         self._drawn = now
-
-    def _remember(self) -> None:
-        """A reloaded page starts from what the figure was made with, so hand it the present picture."""
-        if self._remembered != self._drawn:
-            self.figure._widget_data, self.figure._widget_layout = deepcopy(self.figure._data), deepcopy(self.figure._layout)
-            self._remembered = self._drawn
 
     def _same_structure(self, data: list[dict]) -> None:
         """After a reset the entrants may be others: then the traces are made anew."""

@@ -13,7 +13,7 @@ import torch
 from rwp_edu import figures
 from rwp_edu.curvature import Estimate, expected_rise
 from rwp_edu.lab.explorer import Explorer
-from rwp_edu.lab.strokes import AXIS, LOG, bars, dots, line, titled
+from rwp_edu.lab.strokes import AXIS, LOG, bars, dots, heads, line, titled
 from rwp_edu.noise import LAWS
 from rwp_edu.parameters import Parameter, Values
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE, Surface
@@ -188,17 +188,12 @@ def traces(state: SmoothingState) -> list[dict[str, Any]]:
 
 
 def layout() -> dict[str, Any]:
-    heads = [
-        {"text": f"<b>{text}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": x, "y": 1, "xanchor": "left",
-         "yanchor": "bottom", "font": {"size": 13}}
-        for text, x in (("A cut through both wells", 0), ("Rise at w (open, dotted: a fall)", 0.58))
-    ]  # fmt: skip
     return {
         "xaxis": {**AXIS, **titled("w₁ (w₂ = 0)"), "range": list(ACROSS), "domain": [0, 0.48]},
         "yaxis": {**AXIS, **titled("loss"), "range": list(UP)},
         "xaxis2": {**LOG, **titled("σ"), "range": list(SCALES), "domain": [0.58, 1], "anchor": "y2"},
         "yaxis2": {**LOG, **titled("|E f(w+u) - f(w)|"), "range": list(RISES), "anchor": "x2"},
-        "annotations": heads, "margin": {"l": 50, "r": 12, "t": 74, "b": 44}, "height": 460,
+        "annotations": heads(("A cut through both wells", 0), ("Rise at w (open, dotted: a fall)", 0.58)), "margin": {"l": 50, "r": 12, "t": 74, "b": 44}, "height": 460,
         "legend": {"orientation": "h", "y": 1.1, "x": 0, "yanchor": "bottom"},
     }  # fmt: skip
 

@@ -16,6 +16,14 @@ def titled(title: str) -> dict[str, Any]:
     return {"title": {"text": title, "standoff": 4}}
 
 
+def heads(*rows: tuple[Any, ...]) -> list[dict[str, Any]]:
+    """Titles of panels as annotations: a text, where it begins across and, if that is not the top, above which height it stands."""
+    return [
+        {"text": f"<b>{text}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": x, "y": y[0] if y else 1, "xanchor": "left",
+         "yanchor": "bottom", "font": {"size": 13}} for text, x, *y in rows
+    ]  # fmt: skip
+
+
 def line(x: Any, y: Any, name: str, colour: str, dash: str = "solid", panel: str = "", **more: Any) -> dict[str, Any]:
     return {
         "type": "scatter", "mode": "lines", "x": x, "y": y, "name": name, "line": {"color": colour, "width": 2.2, "dash": dash},

@@ -15,7 +15,7 @@ from rwp_edu.evidence.claims import CLAIMS
 from rwp_edu.evidence.experiments import EXPERIMENTS, Found
 from rwp_edu.evidence.verdicts import LEAST, judge
 from rwp_edu.lab.explorer import Explorer
-from rwp_edu.lab.strokes import AXIS, dots, line, titled
+from rwp_edu.lab.strokes import AXIS, dots, heads, line, titled
 from rwp_edu.parameters import Parameter, Values
 from rwp_edu.problems import Metric
 from rwp_edu.settings import Settings
@@ -170,16 +170,13 @@ class Trial(Explorer):
         difference = (
             "log₁₀ of the ratio" if statement.log else "difference" + (" (points)" if metric and metric.unit == 100 else "")
         )
-        heads = (("Every seed", 0), ("Mean difference, by seeds", 0.62))
+        panels = (("Every seed", 0), ("Mean difference, by seeds", 0.62))
         return {
             "xaxis": {**AXIS, **titled(metric.title if metric else ""), "type": "log" if metric and metric.log else "linear", "domain": [0.0, 0.5], "autorange": True},
             "yaxis": {**AXIS, "tickvals": [-p for p in range(len(names))], "ticktext": names, "range": [-len(names) + 0.5, 0.5], "automargin": True},
             "xaxis2": {**AXIS, **titled("seeds"), "domain": [0.62, 1.0], "anchor": "y2", "range": [0, max(10, self.state.seeds + 1)]},
             "yaxis2": {**AXIS, **titled(difference), "anchor": "x2", "autorange": True},
-            "annotations": [
-                {"text": f"<b>{text}</b>", "showarrow": False, "xref": "paper", "yref": "paper", "x": x, "y": 1, "xanchor": "left",
-                 "yanchor": "bottom", "font": {"size": 13}} for text, x in heads
-            ],
+            "annotations": heads(*panels),
             "margin": {"l": 20, "r": 12, "t": 40, "b": 44}, "height": 420, "showlegend": False,
         }  # fmt: skip
 

@@ -25,7 +25,8 @@ EXACT = 1e-20  # times the one-point variance: nothing but rounding is that smal
 PARAMETERS: dict[str, Parameter] = {
     row.name: row
     for row in (
-        Parameter("function", "", "tanh", "whose gradient", choices=tuple(SUBJECTS), title="function"),
+        Parameter("function", "", "tanh", "whose gradient", choices=tuple(SUBJECTS), title="function",
+                  labels=tuple(row.title for row in SUBJECTS.values()), tips=tuple(row.meaning for row in SUBJECTS.values())),
         Parameter("sigma", "σ", 0.01, "the standard deviation of the noise that the sentence is about", low=10 ** ACROSS[0], high=10 ** ACROSS[1],
                   slider=(10 ** ACROSS[0], 10 ** ACROSS[1]), log=True, title="scale of the noise"),
         Parameter("k", "k", 1, "2k gradients for each: 2k draws, or k pairs", low=1, high=8, slider=(1, 8), step=1, title="pairs"),
@@ -150,9 +151,6 @@ class TwoPointsLab(Explorer):
         self._makings: dict[str, Making] = {}
         self._doing = "getting ready"
         self._found: dict[tuple[Any, ...], Found] = {}
-
-    def choice_labels(self) -> dict[str, tuple[str, str]]:
-        return {name: (row.title, row.meaning) for name, row in SUBJECTS.items()}
 
     @property
     def subject(self) -> Subject | None:

@@ -11,6 +11,8 @@ from rwp_edu.problems import Metric
 from rwp_edu.settings import COMMON, Entrant, Settings
 from rwp_edu.training import Record
 
+METHODS = tuple(f"{row.formula}: {row.meaning}" for row in methods.METHODS.values())
+
 
 def _lead(better: np.ndarray, worse: np.ndarray, metric: Metric) -> str:
     """Is the difference, paired by seed, more than two and a half of its standard errors?"""
