@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import gzip
 
+import numpy as np
 import plotly.graph_objects as go
+import pytest
 
 from rwp_edu import lab
 from rwp_edu.lab import plot
@@ -31,3 +33,28 @@ def test_a_closed_copy_is_replaced():
 def test_labs_use_it():
     for screen in (lab.race(seeds=1).screen, lab.update().screen):
         assert isinstance(screen.figure, Plot)
+
+
+def test_a_page_that_is_loaded_again_gets_the_picture_as_it_is():
+    picture = Plot(data=[{"y": [1, 2], "name": "a"}], layout={"title": {"text": "before"}})
+    picture.data[0].y = [3, 4, 5]
+    picture.add_scatter(y=[9], name="b")
+    picture.layout.title.text = "now"
+    for state in (picture.get_state(), picture.get_state("_widget_data") | picture.get_state(["_widget_layout"])):
+        assert [list(trace["y"]) for trace in state["_widget_data"]] == [[3, 4, 5], [9]]
+        assert state["_widget_layout"]["title"]["text"] == "now"
+
+
+@pytest.mark.parametrize("open_lab", [lambda: lab.race(seeds=2, steps=40), lambda: lab.smoothing()])
+def test_labs_hand_it_over_too(open_lab):
+    opened = open_lab()
+    if hasattr(opened, "run"):
+        opened.screen
+        opened.run()
+    opened.set(**({"x": "gradients"} if hasattr(opened, "run") else {"sigma": 0.33}))
+    opened.screen.draw()
+    state = opened.screen.figure.get_state()
+    for sent, drawn in zip(state["_widget_data"], opened.figure.data, strict=True):
+        y = sent["y"]
+        np.testing.assert_allclose(np.frombuffer(y["buffer"], y["dtype"]) if isinstance(y, dict) else np.array(y, float), np.array(drawn.y, float))
+    assert state["_widget_layout"]["xaxis"]["range"] == list(opened.figure.layout.xaxis.range)

@@ -57,7 +57,9 @@ class Maker:
         return partial(self._make, getattr(w, name))
 
     def _make(self, kind: type[w.DOMWidget], *content: Any, layout: Any = None, style: Any = None, **traits: Any) -> w.DOMWidget:
-        if not isinstance(layout, w.Layout):
+        if isinstance(layout, w.Layout):
+            self._made.add(layout)
+        else:
             layout = self._share(w.Layout, layout or {})
         if hasattr(kind, "style"):
             traits["style"] = self._share(kind.style.klass, style or {})

@@ -1,0 +1,290 @@
+"""What the screen of a race does with wishes, errors, values it did not expect, and cells that are run again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import ipywidgets
+import pytest
+
+import rwp_edu
+from rwp_edu.lab import controls, live
+from rwp_edu.parameters import Parameter
+
+SMALL = {"seeds": 2, "steps": 100_000, "methods": "sgd,rwp"}
+
+
+def running(**changes):
+    """A race that trains on its screen, without an event loop."""
+    lab = rwp_edu.lab.race(**SMALL | {"pace": 0} | changes)
+    turn(lab.screen, "start")
+    assert lab.screen.running and lab._run.updates
+    return lab
+
+
+def turn(screen, name: str = "", value=None) -> None:
+    if name:
+        screen.store(name, value)
+    screen.turn()
+
+
+# From Python, while it trains
+
+
+@pytest.mark.parametrize(
+    "call, status",
+    [
+        (lambda lab: lab.run(10), "paused"),
+        (lambda lab: lab.reset(), "ready"),
+        (lambda lab: lab.set(problem="sensing"), "ready"),
+        (lambda lab: lab.preset("too-much-noise"), "ready"),
+        (lambda lab: lab.preset("switch-off"), "ready"),
+    ],
+)
+def test_what_python_asks_for_is_done_once_and_not_by_the_screen_too(call, status):
+    lab = running()
+    call(lab)
+    at = lab._run.updates
+    turn(lab.screen)
+    assert lab.status == status and not lab.screen.running and lab._run.updates == at and not lab.screen.start.disabled
+
+
+def test_an_interrupt_stops_the_screen(monkeypatch):
+    lab = running()
+    monkeypatch.setattr(type(lab._run.problem), "gradients", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(1)
+    assert lab.status == "stopped by KeyboardInterrupt" and not lab.screen.running
+
+
+def test_what_was_left_while_it_trained_waits_as_paused():
+    lab = running()
+    lab.set(problem="sensing")
+    lab.set(problem="digits")
+    assert lab.status == "paused" and lab._run.updates
+
+
+def test_going_slower_goes_on_from_here():
+    lab = running()
+    end = time.perf_counter() + 1
+    while time.perf_counter() < end:
+        turn(lab.screen)
+    at = lab._run.updates
+    assert at > 60
+    turn(lab.screen, "pace", 20)
+    end = time.perf_counter() + 1
+    while time.perf_counter() < end:
+        turn(lab.screen)
+    assert 5 <= lab._run.updates - at <= 30
+
+
+# What cannot be done
+
+
+@pytest.mark.parametrize(
+    "name, value, says",
+    [
+        ("open", "nowhere", "unknown problem 'nowhere'"),
+        ("toggle", ("sgd", False), "choose at least one method"),
+        ("sigma", -1.0, "sigma must be a finite number &gt;= 0, got -1.0"),
+    ],
+)
+def test_a_wish_that_is_refused_does_not_stop_the_training(name, value, says):
+    lab = running(methods="sgd")
+    at = lab._run.updates
+    turn(lab.screen, name, value)
+    assert says in lab.screen.status.value and lab.screen.running and lab._run.updates > at
+    turn(lab.screen, "smoothing", 0.1)
+    assert says not in lab.screen.status.value
+
+
+def test_a_wish_that_is_refused_does_not_stop_an_explorer():
+    hills = rwp_edu.lab.landscape(methods="rwp", sigma=0.1)
+    screen = hills.screen
+    turn(screen, "toggle", ("rwp", False))
+    assert "choose at least one method" in screen.status.value and hills.state.methods == ("rwp",)
+    assert screen.turn() is not None, "its runs go on"
+    turn(screen, "sigma", 0.2)
+    assert hills.state.sigma == 0.2 and not screen.status.value
+
+
+def test_a_picture_that_fails_once_does_not_end_the_loop(monkeypatch):
+    async def scene():
+        lab = rwp_edu.lab.smoothing()
+        screen = lab.screen
+        screen.begin()
+        await asyncio.sleep(0.1)
+        monkeypatch.setattr(type(lab), "traces", lambda self: 1 / 0)
+        lab.set(sigma=0.3)
+        await asyncio.sleep(0.2)
+        assert "ZeroDivisionError" in screen.status.value
+        monkeypatch.undo()
+        screen.store("sigma", 0.2)
+        await asyncio.sleep(0.2)
+        assert not screen.status.value and not screen._task.done() and lab.state.sigma == 0.2
+        lab.close()
+
+    asyncio.run(scene())
+
+
+def test_errors_are_text():
+    assert live.told(TypeError("got <class 'str'>")) == "TypeError: got &lt;class 'str'&gt;"
+
+
+# What the widgets show
+
+
+def test_a_measure_that_a_problem_does_not_have():
+    lab = rwp_edu.lab.race(problem="fine-tuning", third="pac_bayes", **SMALL)
+    lab.screen.draw()
+    assert lab.screen.third.value == "pac_bayes"
+    lab.set(problem="digits")
+    lab.screen.draw()
+    assert lab.screen.third.value == ""
+
+
+@pytest.mark.parametrize("lr", [2.0, 1e-4, 0.3])
+def test_logarithmic_sliders_reach_values_that_are_set(lr):
+    for lab in (rwp_edu.lab.race(lr=lr, **SMALL), rwp_edu.lab.race(**SMALL)):
+        control = lab.screen.controls["lr"]
+        lab.set(lr=lr)
+        lab.screen.draw()
+        assert control.input.value == pytest.approx(lr) and lab.state.lr == lr
+
+
+def test_zero_on_a_logarithmic_slider_is_said():
+    lab = rwp_edu.lab.race(**SMALL)
+    lab.set(lr=0.0)
+    lab.screen.draw()
+    assert "now 0, off this scale" in lab.screen.controls["lr"].head.value and lab.state.lr == 0
+    lab.set(lr=0.1)
+    lab.screen.draw()
+    assert "off this scale" not in lab.screen.controls["lr"].head.value
+
+
+def test_pace_smoothing_and_presets_are_as_they_are():
+    lab = rwp_edu.lab.race(**SMALL)
+    screen = lab.screen
+    lab.set(pace=2)
+    screen.draw()
+    assert screen.pace.value == 2 and ("2 updates/s", 2) in screen.pace.options
+    turn(screen, "pace", 20)
+    assert lab.state.pace == 20 and len(screen.pace.options) == 4
+    screen.smoothing.value = 0.1 + 0.2
+    turn(screen)
+    assert lab.state.smoothing == 0.3
+    for _ in range(2):
+        screen.preset.value = "too-much-noise"
+        turn(screen)
+        assert lab.state.sigma == 0.2 and screen.preset.value == "" and "Too much noise." in screen.question.value
+        lab.set(sigma=0.01)
+    lab.preset("clean-labels")
+    screen.draw()
+    assert "Clean labels." in screen.question.value
+    lab.set(problem="sensing")
+    screen.draw()
+    assert screen.question.value == ""
+    lab.set(problem="digits")
+    screen.draw()
+    assert "Clean labels." in screen.question.value
+
+
+def test_a_lesson_may_show_other_sliders_later():
+    lab = rwp_edu.lab.race(show="sigma", **SMALL)
+    lab.screen.draw()
+    assert tuple(lab.screen.controls) == ("sigma",)
+    lab.set(show="lr,rho")
+    lab.screen.draw()
+    assert set(lab.screen.controls) == {"lr", "rho"}
+
+
+def test_meanings_with_apostrophes_are_whole_in_tooltips():
+    control = rwp_edu.lab.race(methods="sam", seeds=1).screen.controls["rho"]
+    assert "title='radius of SAM&#x27;s ascent step" in control.head.value
+
+
+@pytest.mark.parametrize("ticks", [((0.01, "published"), (0.1, "here")), ((0.0, "left"), (0.5, "middle"), (1.0, "right")), ((0.4, "a long label"), (0.5, "another one"))])
+def test_labels_of_ticks_do_not_overlap(ticks):
+    import re
+
+    drawn = controls._ticks(Parameter("x", "", 0.1, "", slider=(0.0, 1.0), ticks=ticks))
+    spans = re.findall(r'class="(\w+)" style="left:([\d.]+)%;top:(\d+)px">([^<]+)<', drawn)
+    assert [text for *_, text in spans] == [text for _, text in ticks]
+    shift = {"start": 0, "mid": 0.5, "end": 1}
+    places = sorted((int(top), float(at) - shift[kind] * (width := controls.LETTER * len(text)), width) for kind, at, top, text in spans)
+    for (line, left, width), (other, right, _) in zip(places, places[1:]):
+        assert line != other or left + width <= right
+    assert (" tall" in drawn) == (len({line for line, *_ in places}) > 1)
+
+
+# Cells that are run again
+
+
+class Shell:
+    """What IPython knows of the cell that is being run."""
+
+    def __init__(self):
+        self.cell, self.run = "first", 0
+
+    def get_parent(self):
+        return {"metadata": {"cellId": self.cell} if self.cell else {}, "header": {"msg_id": str(self.run)}}
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    shell = Shell()
+    monkeypatch.setattr(live, "get_ipython", lambda: shell)
+    return shell
+
+
+def widgets() -> int:
+    return len(ipywidgets.Widget.get_manager_state()["state"])
+
+
+@pytest.mark.parametrize("open_lab", [lambda: rwp_edu.lab.race(**SMALL), lambda: rwp_edu.lab.landscape(methods="sgd,rwp")])
+def test_a_cell_that_is_run_again_closes_what_it_showed_before(shell, open_lab):
+    async def scene():
+        seen = []
+        for shell.run in range(4):
+            lab = open_lab()
+            lab._repr_mimebundle_()
+            await asyncio.sleep(0.05)
+            seen.append((widgets(), len(asyncio.all_tasks())))
+        assert seen[1] == seen[2] == seen[3]
+        lab.close()
+        assert widgets() < seen[-1][0] - 30
+        lab.close()  # once more does no harm
+        assert "application/vnd.jupyter.widget-view+json" in lab._repr_mimebundle_()
+        lab.close()
+
+    asyncio.run(scene())
+
+
+def test_what_is_shown_elsewhere_or_by_the_same_run_stays(shell):
+    def shown(*labs):
+        for lab in labs:
+            lab._repr_mimebundle_()
+        return labs
+
+    one, two = shown(rwp_edu.lab.race(**SMALL), rwp_edu.lab.smoothing())
+    screens = one.screen, two.screen
+    shell.cell = "second"
+    shown(one)  # again, in another cell
+    shell.cell, shell.run = "first", 1
+    (three,) = shown(rwp_edu.lab.smoothing())
+    assert one._screen is screens[0] and two._screen is None and three._screen is not None
+    shell.cell, shell.run = None, 2  # a front end that does not say where
+    shown(rwp_edu.lab.smoothing())
+    assert one._screen is screens[0] and three._screen is not None
+
+
+def test_a_run_outlives_its_screen(shell):
+    lab = running()
+    lab._repr_mimebundle_()
+    shell.run += 1
+    rwp_edu.lab.smoothing()._repr_mimebundle_()
+    assert lab._screen is None and lab.status == "paused"
+    at = lab._run.updates
+    lab.run(5)
+    assert lab._run.updates == at + 5 and not lab.screen.running
