@@ -26,18 +26,25 @@
 # ## The question
 #
 # We train a small network on 300 real handwritten digits. The label of three in ten was replaced by a random class. The network
-# is large enough to learn every mistake by heart; the test images are labelled correctly.
+# is large enough to learn every mistake by heart; the test images are labelled correctly. (One random class in ten is the right one by chance, so 27 % of the
+# labels are wrong.)
 #
 # All five methods start from the same weights and see the same batches. They differ in one thing only: *where* they look at the
 # gradient before they take a step from the weights $w$ on the loss $L$.
 #
+# $g = \nabla L(w)$ is the gradient at the weights themselves. SAM is *sharpness-aware minimisation*, RWP *random weight perturbation*, m-RWP *mixed* RWP,
+# NSO *noise stability optimization*.
+#
 # | method | asks for the gradient at | an update costs |
 # |---|---|---|
 # | SGD | $w$ | 1 gradient |
-# | SAM | $w$, then $w + \rho\, g/\lVert g\rVert$, the worst point nearby | 2, one after the other |
+# | SAM | $w$, then $w + \rho\, g/\lVert g\rVert$, roughly the worst point within ρ | 2, one after the other |
 # | RWP | $w + u$, a random point nearby | 1 gradient |
 # | m-RWP | $w$ and $w + u$, on two different batches | 2, at once (2∥) |
 # | NSO | $w + u$ and $w - u$ | 2, at once (2∥) |
+#
+# The weights that lead to one unit of a layer are called a *filter*, also in a network without convolutions. In this race the noise is *filter-wise*: a weight of filter $w_j$
+# gets noise of standard deviation $\sigma\lVert w_j\rVert$, so σ is a part of what is there.
 #
 # **Predict before you run anything.** Looking at the gradient in the *wrong* place: does it help or hurt? Which method learns the
 # most wrong labels by heart? What happens to RWP if σ, the size of $u$, is doubled? Write it down here:
@@ -62,7 +69,7 @@ lab
 # Things to try, one at a time:
 # - Double σ halfway (0.1 → 0.2). Which curves fall, which hardly notice? Why does m-RWP bear it?
 # - Watch RWP at the *beginning* and at the *end*. It is the slowest while the learning rate is high, and catches up as it decays.
-# - Switch the kind of perturbation to *isotropic*: the same noise on every weight, whatever the size of its filter.
+# - Switch the kind of perturbation to *isotropic*: noise of standard deviation σ on every weight, whatever the size of its filter.
 # - Choose a preset at the top: each one asks a question.
 
 # %% [markdown]
@@ -82,16 +89,17 @@ for row in reveal.record.results():
 reveal.figure
 
 # %% [markdown]
-# Plain SGD drives the training loss lowest, and that is the trouble: it has learnt most of the wrong labels. The noisy methods
-# cannot: a wrong label sits in a *sharp* corner of the loss, where the slightest push on the weights spoils it.
+# Plain SGD drives the training loss lowest, and that is the trouble: it has learnt most of the wrong labels. The perturbed methods learn far fewer.
+# One explanation, which later lessons test: to fit a wrong label a network needs a *sharp* corner of the loss, and a small push on the weights spoils it.
 #
 # ## Why it works: noise smooths the loss
 #
-# Gradients at random points nearby are gradients of the *smoothed* loss. For Gaussian $u$ of standard deviation σ
+# Gradients at random points nearby are gradients of the *smoothed* loss. For isotropic Gaussian $u$ of standard deviation σ
 #
 # $$\mathbb{E}_u\, L(w+u) \;\approx\; L(w) + \frac{\sigma^2}{2}\,\operatorname{tr} H(w)$$
 #
-# with $H$ the Hessian: the trace, the total curvature, is paid for. A quick check where the exact answer is known:
+# with $H$ the Hessian: the trace, the total curvature, is paid for. (Filter-wise the last term is $\frac{\sigma^2}{2}\sum_j \lVert w_j\rVert^2 \operatorname{tr} H_{jj}$, with
+# the blocks $H_{jj}$ of the filters.) A quick check where the exact answer is known:
 # $L(x) = x^4$ has $\mathbb{E}\,L(x+u) = x^4 + 6\sigma^2x^2 + 3\sigma^4$.
 
 # %%
@@ -141,7 +149,7 @@ assert check_rwp(solution)
 # %% [markdown]
 # ## One scale up: your own training loop
 #
-# The same lines drive an ordinary PyTorch optimizer. This loop repeats one run of the race above, to the last digit; *copy as code* under
+# The same lines drive an ordinary PyTorch optimizer. This loop repeats one run of the race above, up to rounding; *copy as code* under
 # the lab prints it for every method and for the settings of the sliders.
 
 # %%

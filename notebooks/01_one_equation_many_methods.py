@@ -30,7 +30,8 @@
 #
 # $$g = \sum_j c_j\, \nabla L(w + e_j;\, B_j), \qquad w \leftarrow w - \eta\, g .$$
 #
-# Methods differ in the points $e_j$, the batches $B_j$ and the coefficients $c_j$, and in nothing else. Points that do not depend on each
+# Most methods differ only in the points $e_j$, the batches $B_j$ and the coefficients $c_j$. Some remember former gradients (ARWP, F-SAM), GSAM's coefficients depend on the
+# answers, and bSAM scales every weight besides; momentum and weight decay belong to the base optimizer. Points that do not depend on each
 # other's answers belong to one *round* and can be asked for at the same time.
 #
 # **Predict.** SAM and m-RWP both evaluate two gradients per update. With two workers, which of them can be twice as fast, and why? Write

@@ -206,8 +206,19 @@ for name, models in {"SGD": plain, "RWP": noisy, "m-RWP": mixed}.items():
 # ## Write it yourself
 #
 # m-RWP at the price of a plain step: cut the batch in two halves, the clean gradient on the first, the noisy one on the second.
+# `closure_of` makes the closure of one batch; the rest of the notebook uses it, and so may you.
 # The attempt below runs without an error, and it is wrong. Run it, read what the check says, and mend it. When you are stuck,
-# open the last of the next three cells for a solution. (The first one holds the check.)
+# open the last of the next four cells for a solution. (The second one holds the check.)
+
+
+# %%
+def closure_of(model, x, y):
+    def closure():
+        loss = criterion(model(x), y)
+        loss.backward()
+        return loss
+
+    return closure
 
 
 # %% jupyter={"source_hidden": true} tags=["check"]
@@ -274,15 +285,6 @@ _ = check_halves(step_on_halves)
 
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
-def closure_of(model, x, y):
-    def closure():
-        loss = criterion(model(x), y)
-        loss.backward()
-        return loss
-
-    return closure
-
-
 def solution(model, optimizer, x, y):
     half = len(x) // 2
     return optimizer.step(closure_of(model, x[:half], y[:half]), closure_of(model, x[half:], y[half:]))
@@ -291,12 +293,10 @@ def solution(model, optimizer, x, y):
 assert check_halves(solution)
 
 # %% [markdown]
-# From here on the notebook uses `closure_of(model, x, y)` from the solution: it makes the closure of one batch.
-#
 # ## Schedulers, parameter groups, clipping
 #
 # - A learning-rate scheduler takes the wrapped optimizer as any other. `ScaleSchedule` moves σ (or ρ) in the
-#   same way, in all parameter groups.
+#   same way, in all parameter groups but those that are exempt with a value of 0.
 # - A parameter group may carry its own `sigma`. Here nothing but the weight matrices is perturbed.
 # - Clip in a hook of the *base* optimizer. It runs once per step and sees the gradient that is really used. In the closure you
 #   would clip at every point the method asks for, and then combine.

@@ -67,7 +67,7 @@ lab
 # $$\text{depth } \frac{a\,s^2}{s^2+\sigma^2}, \qquad \text{width } \sqrt{s^2+\sigma^2},$$
 #
 # and raises the bowl $q\lvert w\rvert^2$ by $2q\sigma^2$. So σ = 0.12 halves the hole, and the wide well does not notice. From $F$ in closed form,
-# bisection finds the σ at which both minima are level, and the σ at which the left one stops to be a minimum.
+# bisection finds the σ at which both minima are level, and the σ at which the left one ceases to be a minimum.
 
 # %%
 import torch
@@ -142,7 +142,7 @@ assert at[0.05]["rwp"] > 0.6  # far below "wide lower" nothing happens
 
 # %% [markdown]
 # That the wide well is *lower* is not enough: gradients are local and do not know that something better is a unit away. The runs leave where the hole
-# all but stops to be a minimum of $F$, near the second scale. RWP goes somewhat earlier than NSO: its one-sided gradient is noisier, and a dent that is
+# all but ceases to be a minimum of $F$, near the second scale. RWP goes somewhat earlier than NSO: its one-sided gradient is noisier, and a dent that is
 # nearly gone does not hold it.
 #
 # ## Three surprises

@@ -165,6 +165,7 @@ assert check_rescaling(solution)
 # %%
 import torch
 
+from rwp_edu.lab.exercises_scatter import rescaled
 from rwp_edu.lab.solutions import Solutions
 from rwp_edu.sharpness import average_rise, pac_bayes
 from rwp_edu.spectra import eigenvalues
@@ -177,7 +178,7 @@ for name in ("sgd:weight_decay=0.01", "rwp:sigma=0.06:weight_decay=0.01"):
     best = ((t["0.weight"] + t["0.bias"]) / t["2.weight"]) ** 0.25
     print(f"{name}\n      a    trace  predicted    λ₁  PAC-Bayes | rise, filter-wise  trace, element-wise  accuracy %")
     for a in (1.0, best, 0.3, 3.0):
-        w = torch.cat([part.flatten() for part in solution(*here.layout.split(here.w), a)])
+        w = torch.cat([part.flatten() for part in rescaled(*here.layout.split(here.w), a)])
         there = here.at(w)
         total = sum(there.traces().values()).item()
         predicted = (t["0.weight"] + t["0.bias"]) / a**2 + t["2.weight"] * a**2 + t["2.bias"]

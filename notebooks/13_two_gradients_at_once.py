@@ -223,7 +223,7 @@ start("together", "-m", "torch.distributed.run", "--standalone", "--nproc-per-no
 # `torchrun --max-restarts 3` all start again, so load your latest checkpoint at the start (`model.state_dict()` and `optimizer.state_dict()`, on every rank).
 #
 # - **Small networks.** An exchange costs some tenths of a millisecond or more, as much as a whole gradient of the network in the script: in parallel it trains more slowly. Points pay where a gradient takes tens of milliseconds.
-# - **Two cores are two cores.** Whoever sells "half the time of SAM" compares with a SAM that leaves the second device idle.
+# - **Two cores are two cores.** A claim of "half the time of SAM" compares with a SAM that leaves the second device idle.
 # - **Shards are an alternative.** Ordinary data parallelism serves SAM too: `points(optimizer, model, shards=2)` and `x, y = parallel.shard(optimizer, x, y)` in the closure. It then climbs the gradient of
 #   the whole batch; with `DistributedDataParallel` and `parallel.per_rank` each rank climbs that of its part (m-sharpness), which is another method with another best $\rho$.
 # - **Every rank draws all of the noise**; otherwise the next draws would differ from rank to rank.

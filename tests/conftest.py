@@ -16,6 +16,17 @@ settings.register_profile("reproducible", deadline=None, derandomize=True, max_e
 settings.load_profile("reproducible")
 
 
+BOTH_CORES = ("test_browser", "test_parallel", "test_workers", "13_two_gradients", "two-workers")
+
+
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks after that
+def pytest_collection_modifyitems(items):
+    """Tests run side by side, but what needs two cores itself, one after another."""
+    for item in items:
+        if any(name in item.nodeid for name in BOTH_CORES):
+            item.add_marker(pytest.mark.xdist_group("both cores"))
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)

@@ -15,6 +15,11 @@ FACTOR = 3.0
 NAMES = ("w1", "b1", "w2", "b2")
 
 
+def rescaled(w1: Tensor, b1: Tensor, w2: Tensor, b2: Tensor, a: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """One that computes the same: ReLU(a z) = a ReLU(z) for a > 0 (arXiv:1703.04933)."""
+    return a * w1, a * b1, w2 / a, b2
+
+
 def check_rescaling(rescaled: Callable[..., Any]) -> bool:
     """Does ``rescaled(w1, b1, w2, b2, a)`` give the weights of a ReLU network of two layers that computes the same with its first layer
     ``a`` > 0 times as large? Prints what is wrong; returns whether it is right."""
