@@ -84,6 +84,7 @@ print(reveal.summary)
 for row in reveal.record.results():
     mean, error = 100 * row["test_accuracy_mean"], 100 * row["test_accuracy_se"]
     print(f"{row['method']:6} {mean:5.1f} ± {error:.1f} %   after {row['gradient_evaluations']} gradients per run")
+print("\nyou said:", my_prediction)
 
 # %%
 reveal.figure
@@ -180,3 +181,5 @@ for name in ("weight-decay", "too-much-noise", "clean-labels"):
 # - RWP and m-RWP: Li et al., [arXiv:2211.11489](https://arxiv.org/abs/2211.11489) and *Revisiting Random Weight Perturbation for Efficiently Improving Generalization*, [arXiv:2404.00357](https://arxiv.org/abs/2404.00357)
 # - NSO: Zhang, Li, Ju, *Noise Stability Optimization for Finding Flat Minima*, [arXiv:2306.08553](https://arxiv.org/abs/2306.08553)
 # - Digits: Alpaydin and Kaynak, UCI Machine Learning Repository, [doi:10.24432/C50P49](https://doi.org/10.24432/C50P49), CC BY 4.0
+#
+# **Next:** [One equation, many methods](01_one_equation_many_methods.ipynb)

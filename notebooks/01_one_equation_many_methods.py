@@ -6,7 +6,6 @@
 #       extension: .py
 #       format_name: percent
 #       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -76,6 +75,7 @@ for row in METHODS.values():
         for r in range(1, cost.rounds + 1)
     )
     print(f"{row.label:8} {cost.points:6} {cost.rounds:6}   {cost.points:8} {two_workers:9}   {row.formula}")
+print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # The column *2 workers* is the number of gradients one has to wait for. SAM's second point depends on the first answer: a second worker has
@@ -161,3 +161,5 @@ assert check_nso(solution)
 # - SAM [arXiv:2010.01412](https://arxiv.org/abs/2010.01412), ASAM [arXiv:2102.11600](https://arxiv.org/abs/2102.11600), unnormalised SAM [arXiv:2206.06232](https://arxiv.org/abs/2206.06232), GSAM [arXiv:2203.08065](https://arxiv.org/abs/2203.08065), F-SAM [arXiv:2403.12350](https://arxiv.org/abs/2403.12350), bSAM [arXiv:2210.01620](https://arxiv.org/abs/2210.01620), R-SAM (Liu et al., NeurIPS 2022)
 # - RWP, m-RWP, ARWP, m-ARWP [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), [arXiv:2404.00357](https://arxiv.org/abs/2404.00357); LPF-SGD [arXiv:2201.08025](https://arxiv.org/abs/2201.08025)
 # - NSO [arXiv:2306.08553](https://arxiv.org/abs/2306.08553); Anti-PGD [arXiv:2202.02831](https://arxiv.org/abs/2202.02831)
+#
+# **Next:** [Use it in your own training](02_use_it_in_your_own_training.ipynb)

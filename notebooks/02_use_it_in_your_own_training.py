@@ -172,6 +172,7 @@ for name, Method in OPTIMIZERS.items():
     cost, seen = METHODS[name].cost(k=METHODS[name].default("k")), model[1].num_batches_tracked.item()
     print(f"{METHODS[name].label:10} {calls:7} {cost.points:14} {seen:27} {cost.batches:19}")
     assert calls == cost.points and seen == 1
+print("\nyou said:", my_prediction)
 
 # %%
 from rwp_edu.optim import MRWP
@@ -709,3 +710,5 @@ for strength in (0.05, 0.15):
 # - Closures and hooks: the documentation of [`torch.optim`](https://docs.pytorch.org/docs/stable/optim.html) and of
 #   [PyTorch Lightning](https://lightning.ai/docs/pytorch/stable/common/optimization.html)
 # - Digits: Alpaydin and Kaynak, UCI Machine Learning Repository, [doi:10.24432/C50P49](https://doi.org/10.24432/C50P49), CC BY 4.0
+#
+# **Next:** [Sharp and wide minima](03_sharp_and_wide_minima.ipynb)

@@ -92,6 +92,7 @@ error = sample.std() / len(u) ** 0.5
 print(f"F at {w.tolist()} for σ = 0.2: sampled {sample.mean():.4f} ± {error:.4f}, closed form {f.smoothed(0.2).value(w):.4f}")
 assert (sample.mean() - f.smoothed(0.2).value(w)).abs() < 4.5 * error
 assert f.value(minima(f))[0] < f.value(minima(f))[1] and lower < gone
+print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # ## Reveal: where the runs end
@@ -297,3 +298,5 @@ print(drift.text)
 # - RWP and m-RWP: Li et al., [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), [arXiv:2404.00357](https://arxiv.org/abs/2404.00357); smoothing as a
 #   filter: LPF-SGD, Bisla, Wang, Choromanska, [arXiv:2201.08025](https://arxiv.org/abs/2201.08025)
 # - NSO: Zhang, Li, Ju, [arXiv:2306.08553](https://arxiv.org/abs/2306.08553)
+#
+# **Next:** [Smoothing a loss](04_smoothing_a_loss.ipynb)

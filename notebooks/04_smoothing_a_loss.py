@@ -67,6 +67,7 @@ for sigma in (0.0, 0.05, level, 0.15, 0.2):
     heights = [smoothed.value(torch.tensor([x, 0.0], dtype=torch.float64)).item() for x in minima(smoothed)]
     shown = ["    gone", *(f"{height:8.3f}" for height in heights)][-2:]
     print(f"{sigma:6.3f}", *shown)
+print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # Both scales are about the *width* of the sharp well: noise that is as wide as a well fills it. The wide well is 7 times as wide and does not care.
@@ -201,3 +202,5 @@ assert all(value - 4 * error > 2 for value, error in ratios["relu"][:3])
 # - Random weight perturbation: Li et al., [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), [arXiv:2404.00357](https://arxiv.org/abs/2404.00357); smoothing as a filter: Bisla, Wang, Choromanska, LPF-SGD, [arXiv:2201.08025](https://arxiv.org/abs/2201.08025)
 # - Noise that smooths on the way: Orvieto et al., Anti-PGD, [arXiv:2202.02831](https://arxiv.org/abs/2202.02831)
 # - Digits: Alpaydin and Kaynak, UCI Machine Learning Repository, [doi:10.24432/C50P49](https://doi.org/10.24432/C50P49), CC BY 4.0
+#
+# **Next:** [Noise in two directions](05_noise_in_two_directions.ipynb)

@@ -99,6 +99,7 @@ for name, (loss, gradient, w) in cases.items():
     print(f"{name:10} two draws {measured[name][0]} (leading term {leading[name][0]:.4g}), pair {measured[name][1]} ({leading[name][1]:.4g})")
     error = (measured[name][1].error ** 2 + (sigma**4 / 2 * dH2.error) ** 2) ** 0.5
     assert abs(measured[name][1].value - leading[name][1]) <= 4 * error + 1e-25
+print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # The pair's formula is exact in all three. The one-point formula is only the leading term: for matrix sensing the rest is visible at this σ.
@@ -190,3 +191,5 @@ assert less["tanh", 0.01] < 0.03 and less["relu", 0.01] < 0.05
 # - Two-point noise and its variance: Zhang, Li, Ju, *Noise Stability Optimization for Finding Flat Minima*, [arXiv:2306.08553](https://arxiv.org/abs/2306.08553)
 # - One-point noise: Li et al., RWP, [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), [arXiv:2404.00357](https://arxiv.org/abs/2404.00357)
 # - Digits: Alpaydin and Kaynak, UCI Machine Learning Repository, [doi:10.24432/C50P49](https://doi.org/10.24432/C50P49), CC BY 4.0
+#
+# **Next:** [Matrix sensing](06_matrix_sensing.ipynb)

@@ -109,6 +109,7 @@ assert far.mean() > 4 * far.std(ddof=1) / len(far) ** 0.5, "GD is farther from t
 for record in (few.record, usual.record):
     mean, error = gap((record, "sgd"), (record, "rwp"))
     assert mean > 4 * error
+print("\nyou said:", my_prediction)
 
 # %%
 from rwp_edu import figures
@@ -364,3 +365,5 @@ if run_it:
 # - Matrix sensing and two-point noise: Zhang, Li, Ju, *Noise Stability Optimization for Finding Flat Minima*, [arXiv:2306.08553](https://arxiv.org/abs/2306.08553)
 # - Noise on matrix sensing, switched off in time: Orvieto et al., Anti-PGD, [arXiv:2202.02831](https://arxiv.org/abs/2202.02831)
 # - One-point noise: Li et al., RWP, [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), [arXiv:2404.00357](https://arxiv.org/abs/2404.00357); SAM: Foret et al., [arXiv:2010.01412](https://arxiv.org/abs/2010.01412)
+#
+# **Next:** [How flat is flat?](07_how_flat_is_flat.ipynb)

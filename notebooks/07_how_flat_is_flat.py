@@ -97,6 +97,7 @@ for wanted in (0.2, 0.05, 0.01):
 print(f"exactly: {sum(exact.values()).item():.3f} =", " + ".join(f"{t.item():.2f} ({name})" for name, t in exact.items()))
 print("largest eigenvalues:", [round(v, 2) for v in eigenvalues(objective, k=3).values.tolist()])
 assert abs(found.value - sum(exact.values()).item()) < 4.5 * found.error
+print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # ## Write it yourself
@@ -207,3 +208,5 @@ for number, name in enumerate(lab.record.entrants):
 # - pictures of losses [arXiv:1712.09913](https://arxiv.org/abs/1712.09913), planes through three solutions [arXiv:1802.10026](https://arxiv.org/abs/1802.10026)
 # - noise, trace and NSO [arXiv:2306.08553](https://arxiv.org/abs/2306.08553); SAM [arXiv:2010.01412](https://arxiv.org/abs/2010.01412); RWP [arXiv:2211.11489](https://arxiv.org/abs/2211.11489)
 # - rescaling [arXiv:1703.04933](https://arxiv.org/abs/1703.04933)
+#
+# **Next:** [SAM's radius and RWP's radius](08_two_radii.ipynb)

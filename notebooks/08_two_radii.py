@@ -85,6 +85,7 @@ for rho in (0.03, 0.1, 0.3):
     r = rho * math.sqrt(objective.layout.size * along / trace)
     noise = average_rise(objective, r / math.sqrt(objective.layout.size), rtol=0, budget=400)
     print(f"ρ = {rho:4}: SAM's rise {sam_rise(objective, rho):.4f}; without the slope {rho**2 * along / 2:.4f}; noise at {r:.2f}: {noise.value:.4f} ± {noise.error:.4f}")
+print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # At small radii nearly all of SAM's rise is slope; the larger the rise, the more curvature decides. Compare the measured ratios for rises of 0.01 and 1 in the picture.
@@ -176,3 +177,5 @@ for changes in ({"kind": "filter-wise"}, {"updates": "30"}, {"rise": 1.0}):
 # - RWP, its radius against that of adversarial perturbation [arXiv:2211.11489](https://arxiv.org/abs/2211.11489); filter-wise mixing and adaptation [arXiv:2404.00357](https://arxiv.org/abs/2404.00357)
 # - SAM, m-sharpness [arXiv:2010.01412](https://arxiv.org/abs/2010.01412); what the mini-batch has to do with it [arXiv:2206.06232](https://arxiv.org/abs/2206.06232)
 # - few sharp directions [arXiv:1812.04754](https://arxiv.org/abs/1812.04754); the digits: [doi:10.24432/C50P49](https://doi.org/10.24432/C50P49)
+#
+# **Next:** [Does flatness explain generalisation?](09_does_flatness_explain.ipynb)

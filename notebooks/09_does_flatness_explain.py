@@ -77,6 +77,7 @@ for labels in LABELS:
     for measure, (noun, _) in MEASURES.items():
         chosen = (runs.pairs(), runs.pairs(1.3), runs.pairs(methods="same"), runs.pairs(methods="other"))
         row(noun, *(runs.correlation(measure, pairs) for pairs in chosen))
+print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # What we found, with wrong labels:
@@ -219,3 +220,5 @@ for look in range(pool("noisy").looks):
 # - rescaling [arXiv:1703.04933](https://arxiv.org/abs/1703.04933); a sharpness that it does not change [arXiv:2102.11600](https://arxiv.org/abs/2102.11600)
 # - trace, PAC-Bayes and NSO [arXiv:2306.08553](https://arxiv.org/abs/2306.08553); SAM [arXiv:2010.01412](https://arxiv.org/abs/2010.01412); RWP [arXiv:2211.11489](https://arxiv.org/abs/2211.11489)
 # - the bootstrap of crossed factors: A. B. Owen 2007 [doi:10.1214/07-AOAS122](https://doi.org/10.1214/07-AOAS122), and [arXiv:1106.2125](https://arxiv.org/abs/1106.2125); the digits: [doi:10.24432/C50P49](https://doi.org/10.24432/C50P49)
+#
+# **Next:** [Fine-tune with few labels](10_fine_tune_with_few_labels.ipynb)

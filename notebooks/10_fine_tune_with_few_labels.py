@@ -111,6 +111,7 @@ table(rival)
 longer = rwp_edu.lab.race(problem="fine-tuning", methods="sgd", steps=600)
 longer.run()
 print(f"{'sgd, twice as long':20}   {longer.record.problem.score.mean(longer.record.test_accuracy[-1, 0])}")
+print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # Weight decay gives most of the gain; how much is left, the paired difference by seed says:
@@ -168,3 +169,5 @@ table(clean)
 # - NSO, its regime and its bound: [arXiv:2306.08553](https://arxiv.org/abs/2306.08553)
 # - SAM [arXiv:2010.01412](https://arxiv.org/abs/2010.01412); RWP [arXiv:2211.11489](https://arxiv.org/abs/2211.11489)
 # - PAC-Bayes for networks with noise in the weights: [arXiv:1703.11008](https://arxiv.org/abs/1703.11008)
+#
+# **Next:** [Train on images](11_train_on_images.ipynb)

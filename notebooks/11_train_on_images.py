@@ -70,6 +70,7 @@ def table(lab, note=""):
 
 table(reveal)
 table(twice, ", 400 updates")
+print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # On our machine SGD had 73 %, SAM 81 %, RWP 84 % and m-RWP with σ = 0.06 85 %. The controls: SGD with twice the updates 70 %, m-RWP with σ = 0 72 %; so neither the second batch nor
@@ -222,3 +223,5 @@ table(clean)
 # - RWP and m-RWP on CIFAR and ImageNet: [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), with adaptive noise [arXiv:2404.00357](https://arxiv.org/abs/2404.00357); SAM [arXiv:2010.01412](https://arxiv.org/abs/2010.01412)
 # - Statistics that belong to averaged weights (SWA): [arXiv:1803.05407](https://arxiv.org/abs/1803.05407)
 # - Residual networks [arXiv:1512.03385](https://arxiv.org/abs/1512.03385); GroupNorm [arXiv:1803.08494](https://arxiv.org/abs/1803.08494); cutout [arXiv:1708.04552](https://arxiv.org/abs/1708.04552)
+#
+# **Next:** [What holds, and what does not](12_what_holds.ipynb)

@@ -6,7 +6,6 @@
 #       extension: .py
 #       format_name: percent
 #       format_version: '1.3'
-#       jupytext_version: 1.19.6
 #   kernelspec:
 #     display_name: Python 3 (ipykernel)
 #     language: python
@@ -165,3 +164,5 @@ assert significant[-1].mean() < 0.08 < 0.15 < significant.any(0).mean()
 # - the claims: RWP [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), m-RWP and m-ARWP [arXiv:2404.00357](https://arxiv.org/abs/2404.00357), NSO [arXiv:2306.08553](https://arxiv.org/abs/2306.08553), SAM [arXiv:2010.01412](https://arxiv.org/abs/2010.01412)
 # - how many seeds a comparison needs [arXiv:1806.08295](https://arxiv.org/abs/1806.08295); variance in benchmarks [arXiv:2103.03098](https://arxiv.org/abs/2103.03098)
 # - the digits: [doi:10.24432/C50P49](https://doi.org/10.24432/C50P49)
+#
+# **Next:** [Two gradients at once](13_two_gradients_at_once.ipynb)

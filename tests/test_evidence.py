@@ -272,8 +272,8 @@ def test_errors_of_the_command(arguments, says, capsys):
     assert code == 2 and out == "" and len(err.splitlines()) == 1 and says in err
 
 
-def test_the_table_of_the_readme_is_one_of_the_report():
-    readme = Path(__file__).parents[1].joinpath("README.md").read_text()
+def test_the_table_that_is_shown_is_one_of_the_report():
+    readme = Path(evidence.__file__).with_name("README.md").read_text()
     head = "| " + " | ".join(report.HEADS) + " |"
     rows = [line[2:-2].split(" | ") for line in readme.partition(head)[2].partition("\n\n")[0].splitlines()[2:]]
     titles = {claim.title for claim in CLAIMS.values()}

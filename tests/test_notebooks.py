@@ -1,3 +1,4 @@
+import ast
 import os
 import re
 import subprocess
@@ -68,6 +69,45 @@ def test_notebook_stores_no_results(name):
 @each
 def test_notebooks_are_numbered(name):
     assert re.fullmatch(r"\d\d_[a-z0-9_]+", name)
+
+
+def bound(tree) -> set[str]:
+    """The names that code gives a meaning to."""
+    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)}
+    names |= {node.name for node in ast.walk(tree) if isinstance(node, (ast.FunctionDef, ast.ClassDef))}
+    return names | {(a.asname or a.name).split(".")[0] for node in ast.walk(tree) if isinstance(node, (ast.Import, ast.ImportFrom)) for a in node.names}
+
+
+def leans_on_solutions(notebook) -> set[str]:
+    """Names that only a solution gives a meaning to, and other cells use."""
+    cells = [(ast.parse(c.source), "solution" in c.metadata.get("tags", [])) for c in notebook.cells if c.cell_type == "code"]
+    own = set().union(*(bound(tree) for tree, solution in cells if not solution))
+    solved = set().union(*(bound(tree) for tree, solution in cells if solution))
+    used = {node.id for tree, solution in cells if not solution for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return (solved - own) & used
+
+
+@each
+def test_solutions_may_be_taken_out(name):
+    assert not leans_on_solutions(jupytext.read(FOLDER / f"{name}.py"))
+
+
+def test_a_cell_that_leans_on_a_solution_is_caught():
+    cells = '# %% tags=["solution"]\nimport math as m\ndef f(x):\n    return m.sqrt(x)\n\n# %%\nprint(f(m.pi))\n'
+    assert leans_on_solutions(jupytext.reads(cells, fmt="py:percent")) == {"f", "m"}
+
+
+PAGES = [*FOLDER.glob("*.py"), *(FOLDER.parent / page for page in ("README.md", "rwp_edu/README.md", "rwp_edu/evidence/README.md", "data/README.md"))]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(FOLDER.parent)))
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
+        path, _, heading = link.partition("#")
+        target = page.parent / path if path else page
+        assert target.exists(), link
+        anchors = {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in re.findall(r"^#+ (.+)$", target.read_text(), re.M)} if heading else set()
+        assert not heading or heading in anchors, link
 
 
 SCRIPT = '# %% [markdown]\n# # A lesson\n\n# %% tags=["exercise"]\nx = 1\n\n# %%\nassert x == 1\n'
