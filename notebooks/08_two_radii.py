@@ -167,7 +167,8 @@ for changes in ({"kind": "filter-wise"}, {"updates": "30"}, {"rise": 1.0}):
     lab.set(kind="isotropic", updates="400", rise=0.1)
 
 # %% [markdown]
-# **Two dimensions.** With two weights there is no room for the effect: on the surface of *Sharp and wide minima* SAM and RWP part at the same radius, 0.2.
+# **Two dimensions.** With two weights there is no room for the effect: on the surface of *Sharp and wide minima* the runs of RWP leave the hole at σ ≈ 0.2, which is noise of length
+# about σ√2 = 0.28, and those of SAM at ρ ≈ 0.3: as far, not thirty times as far.
 #
 # - The paper's figure, about two orders of magnitude, is for networks with millions of weights; $\sqrt{P\lambda_1/\operatorname{tr}H}$ is the way from here to there, and it needs their spectrum.
 # - One network per width, one seed: the measured ratio of the same width varies by a tenth to a fifth from seed to seed.
