@@ -17,14 +17,21 @@ settings.load_profile("reproducible")
 
 
 BOTH_CORES = ("test_browser", "test_parallel", "test_workers", "13_two_gradients", "two-workers")
+ALONE = ("test_notebook_runs", "test_copied_code")  # long, and sharing nothing with their neighbours
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist looks at the marks after that
-def pytest_collection_modifyitems(items):
-    """Tests run side by side, but what needs two cores itself, one after another."""
-    for item in items:
-        if any(name in item.nodeid for name in BOTH_CORES):
-            item.add_marker(pytest.mark.xdist_group("both cores"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Files are tested side by side; what needs two cores itself, one after another."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduler(LoadScopeScheduling):
+        def _split_scope(self, nodeid):
+            if any(name in nodeid for name in BOTH_CORES):
+                return "both cores"
+            return nodeid if any(name in nodeid for name in ALONE) else nodeid.partition("::")[0]
+
+    return Scheduler(config, log)
 
 
 @pytest.fixture(autouse=True, scope="session")
