@@ -85,11 +85,10 @@ view
 # must agree:
 
 # %%
-from rwp_edu.lab.solutions import Solutions
 from rwp_edu.spectra import eigenvalues
 from rwp_edu.traces import trace
 
-objective = Solutions(lab._run).objective("sgd", 0)
+objective = lab.objective("sgd", seed=0)
 exact = objective.traces()
 for wanted in (0.2, 0.05, 0.01):
     found = trace(objective, rtol=wanted, budget=5000)
@@ -146,7 +145,7 @@ model = torch.nn.Sequential(
     torch.nn.Unflatten(1, (1, 8, 8)), torch.nn.Conv2d(1, 8, 3, padding=1), torch.nn.BatchNorm2d(8), torch.nn.ReLU(),
     torch.nn.Flatten(), torch.nn.Linear(512, 10),
 )
-x, y = lab._run.problem.train_x[0], lab._run.problem.train_y[0]
+x, y = lab.problem.train_x[0], lab.problem.train_y[0]
 optimizer = rwp_edu.optim.RWP(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), sigma=0.02)
 
 

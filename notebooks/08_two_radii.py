@@ -77,7 +77,7 @@ import math
 from rwp_edu.sharpness import average_rise, sam_rise
 from rwp_edu.spectra import eigenvalues
 
-objective = lab._objective("64")
+objective = lab.objective("64")
 u = objective.slope / objective.slope.norm()
 trace, along = sum(objective.traces().values()).item(), objective.curvatures(u[None]).item()
 print(f"tr H {trace:.1f}, λ₁ {eigenvalues(objective).values[0]:.2f}, uᵀHu {along:.2f}, ‖g‖ {objective.slope.norm():.3f}, P {objective.layout.size:,}")

@@ -12,7 +12,7 @@ import pickle
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -33,6 +33,7 @@ def state_of(run: Run) -> dict[str, Any]:
         "settings": json.dumps(run.settings.to_dict()),
         "record": json.dumps(run.record.to_dict()),
         "updates": run.updates,
+        "threads": run.engine.threads,
         "dtype": str(run.problem.dtype).removeprefix("torch."),
         "engine": run.engine.state(),
         "died": run._died.clone(),
@@ -81,10 +82,18 @@ def save_networks(run: Run, folder: str | Path) -> list[Path]:
     return found
 
 
+def _read(path: Path) -> Any:
+    """What a file holds that is whole: torch does not look at the checksums."""
+    with ZipFile(path) as archive:
+        if damaged := archive.testzip():
+            raise BadZipFile(f"it is damaged, in {damaged}")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
 def unfinished(folder: str | Path) -> str:
     """What would be lost with the checkpoint in ``folder``, in words: nothing if there is none, or none of a run that has begun and goes on."""
     try:
-        state = torch.load(Path(folder) / FILE, map_location="cpu", weights_only=True, mmap=True)
+        state = _read(Path(folder) / FILE)
         settings, updates, lost = json.loads(state["settings"]), state["updates"], state["died"] >= 0
     except Exception:  # whatever is wrong with it, it cannot be continued
         return ""
@@ -101,8 +110,10 @@ def load(folder: str | Path, device: str = "cpu") -> Run:
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint in {folder} (looked for {path}): give the folder that --out named")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        if not isinstance(state, dict) or state["format"] != FORMAT:
+        state = _read(path)
+        if not isinstance(state, dict) or "format" not in state:
+            raise ValueError("it holds something else")
+        if state["format"] != FORMAT:
             raise ValueError(f"it has format {state['format']}, this is format {FORMAT} of rwp_edu {__version__}")
         return _restored(state, device)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError, BadZipFile) as error:
@@ -118,6 +129,7 @@ def _restored(state: dict[str, Any], device: str) -> Run:
         group.work, group.seconds = Fraction(*kept["work"]), kept["seconds"]
         group.displacement = None if kept["displacement"] is None else kept["displacement"].to(run.device)
     run.problem.restore(state["problem"])
+    run.engine.threads = state.get("threads", run.engine.threads)  # sums depend on it
     run.updates, run.settings = state["updates"], Settings(**json.loads(state["settings"]))
     record.reference = run.record.reference
     run.record = record

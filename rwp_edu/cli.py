@@ -320,15 +320,16 @@ def train_here(arguments: Namespace, shards: int = 0, first: bool = True) -> int
         if arguments.tensorboard and (arguments.out or arguments.resume) is None:
             raise ValueError("TensorBoard needs a folder: give --out DIR")
         run, folder = run_of(arguments)
+        resumed = arguments.resume is not None
         if shards and run.record.problem.engine == "batched":
             raise ValueError(f"the networks of {run.settings.problem} are trained all at once, which several workers would slow down; try images")
         if shards:
             run.engine.share(shards)
         run.engine.threads = threads or run.engine.threads
         folder = folder if first else None
-        if folder and arguments.resume is None:
-            checkpoints.save(run, folder)  # one of a former run is not this one's
-        board = Board(folder / "tensorboard") if arguments.tensorboard and first else None
+        if folder and not resumed:
+            keep(run, folder)  # what is there of a former run is not this one's
+        board = Board(folder / "tensorboard", run.updates if resumed else -1) if arguments.tensorboard and first else None
     from tqdm import tqdm
 
     settings = run.settings
@@ -339,28 +340,30 @@ def train_here(arguments: Namespace, shards: int = 0, first: bool = True) -> int
             total=settings.steps, initial=run.updates, desc=settings.problem, unit="update", file=sys.stderr, disable=quiet
         ) as bar:
             while not run.finished:
-                run.advance(min(10, every - run.updates % every) if folder else 10)
-                if folder and (run.updates % every == 0 or run.finished):
-                    with checked():
-                        checkpoints.save(run, folder)
+                with checked():
+                    run.advance(min(10, every - run.updates % every) if folder else 10)
+                    if folder and (run.updates % every == 0 or run.finished):
+                        keep(run, folder)
                 if board:
                     board.add(run.record)
                 bar.update(run.updates - bar.n)
     except KeyboardInterrupt:
         interrupted = True
+        if not shards:  # the other workers are gone
+            run.complete()
         run.write()
-    record = run.record
     try:
         if folder:
-            save(record, folder)
             with checked():
+                if not shards:
+                    keep(run, folder)
+                save(run.record, folder)
                 checkpoints.save_networks(run, folder)
     finally:
         if first:
             tell(run, interrupted, arguments.json)
     if interrupted and first:
-        kept = folder and (folder / checkpoints.FILE).exists()
-        again = f"; rwp-edu train --resume {folder} goes on from the last checkpoint" if kept else ""
+        again = f"; rwp-edu train --resume {folder} goes on" if folder else ""
         note(f"interrupted; the results are those of update {run.updates} of {settings.steps}{again}")
     return INTERRUPTED if interrupted else 0
 
@@ -374,13 +377,24 @@ def tell(run: Any, interrupted: bool, as_json: bool) -> None:
     print_json({**told, "results": run.record.results()})
 
 
+def keep(run: Any, folder: Path) -> None:
+    """A checkpoint, and the record so far."""
+    from rwp_edu import checkpoints
+
+    checkpoints.save(run, folder)
+    save(run.record, folder)
+
+
 def save(record: Any, folder: Path) -> None:
+    """The record as JSON and CSV; what was there stays until the new is whole."""
     record.save(folder / "record.json")
     for name, rows in (("results.csv", record.results()), ("record.csv", record.table())):
-        with open(folder / name, "w", newline="") as file:
+        temporary = folder / f"{name}.tmp"
+        with open(temporary, "w", newline="") as file:
             writer = csv.DictWriter(file, rows[0])
             writer.writeheader()
             writer.writerows(strict(rows))
+        temporary.replace(folder / name)
 
 
 def table_of(record: Any, where: str) -> str:
@@ -680,7 +694,7 @@ COMMANDS = {
         "train over a grid of settings, choose the best honestly",
         sweep,
         {
-            "problem": {"nargs": "?", "help": "digits, fine-tuning or sensing"},
+            "problem": {"nargs": "?", "help": "what is trained, as for train: digits, fine-tuning, sensing, images, cifar10, folder:PATH, ..."},
             "--methods": {"metavar": "A,B,...", "help": "which: sgd,rwp,m-rwp"},
             "--grid": {
                 "metavar": "NAME=A,B,...",

@@ -7,7 +7,8 @@ from __future__ import annotations
 import io
 import os
 import tarfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -18,16 +19,17 @@ from torch import Tensor
 
 from rwp_edu.parameters import unknown
 
-KINDS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".gif"}
-PARTS = {"train": "train", "test": "test", "val": "test"}
+KINDS = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".gif", ".tif", ".tiff"}
+PARTS = ("train", "test", "val")
 
 
 class Pictures(NamedTuple):
-    """``train`` and ``test`` are uint8 pictures (n, channels, size, size) with labels (n,) that number ``classes``."""
+    """``train``, ``test`` and perhaps ``validation`` are uint8 pictures (n, channels, size, size) with labels (n,) that number ``classes``."""
 
     classes: tuple[str, ...]
     train: tuple[Tensor, Tensor]
     test: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor] | None = None
 
     @property
     def size(self) -> int:
@@ -39,58 +41,92 @@ class Pictures(NamedTuple):
         return pixels.mean((0, 2, 3))[:, None, None], pixels.std((0, 2, 3)).clamp(min=1e-3)[:, None, None]
 
 
-def _files(path: Path) -> Iterator[tuple[PurePosixPath, bytes]]:
+def _files(path: Path) -> Iterator[tuple[PurePosixPath, Callable[[], bytes]]]:
+    """What may be pictures, by their paths within; names that begin with a dot are nobody's pictures."""
+
+    def shown(name: PurePosixPath) -> bool:
+        return name.suffix.lower() in KINDS and not any(part.startswith(".") for part in name.parts)
+
+    def under(place: Path, above: tuple[str, ...]) -> Iterator[Path]:
+        if (real := os.path.realpath(place)) not in above:  # links may lead round in a circle
+            for entry in sorted(place.iterdir()):
+                yield from under(entry, (*above, real)) if entry.is_dir() else (entry,)
+
     if path.is_dir():
-        for file in sorted(path.rglob("*")):
-            if file.suffix.lower() in KINDS:
-                yield PurePosixPath(file.relative_to(path).as_posix()), file.read_bytes()
+        for file in under(path, ()):
+            if shown(name := PurePosixPath(file.relative_to(path).as_posix())):
+                yield name, file.read_bytes
     else:
         with tarfile.open(path) as tar:
             for member in tar:
-                if member.isfile() and PurePosixPath(member.name).suffix.lower() in KINDS:
-                    yield PurePosixPath(member.name), tar.extractfile(member).read()
+                if member.isfile() and shown(PurePosixPath(member.name)):
+                    yield PurePosixPath(member.name), lambda member=member: tar.extractfile(member).read()
+
+
+def _class_of(name: PurePosixPath) -> tuple[str, str] | None:
+    """``deep/train/CLASS/more/picture`` is of the part ``train`` and of that class."""
+    for part, own in zip(name.parts[:-2], name.parts[1:]):
+        if part in PARTS:
+            return part, own
+    return None
+
+
+def _decoded(data: bytes, size: int) -> np.ndarray:
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as image:
+        if image.mode.startswith("I"):  # 16 bits, which PIL would cut off at 8
+            deep = np.asarray(image, dtype=np.int64)
+            image = Image.fromarray((deep // 257 if deep.max() > 255 else deep).clip(0, 255).astype(np.uint8))
+        return np.array(image.convert("RGB").resize((size, size)))
 
 
 def read_pictures(path: str | Path, size: int = 32) -> Pictures:
     """Decode every picture once, to ``size`` x ``size`` RGB; this takes 3 size² bytes for each. Nothing is extracted.
 
+    The folder, or tar, has ``train/CLASS/...`` and ``test/CLASS/...``, or ``val`` in place of ``test``; where there are all three, ``val`` is
+    held back to choose settings by.
+
     Errors: nothing there, no ``train`` or ``test``, different classes in the two, a picture that cannot be read (it is named).
     """
     try:
-        from PIL import Image
+        import PIL  # noqa: F401
     except ImportError as error:
         raise ImportError("reading pictures needs Pillow: pip install 'rwp_edu[lab]'") from error
 
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"there is no folder or tar {path}")
-    found: dict[str, list[tuple[str, str, Tensor]]] = {"train": [], "test": []}
+    found: dict[str, list[tuple[str, str, Tensor]]] = {part: [] for part in PARTS}
     try:
-        for name, data in _files(path):
-            if len(name.parts) < 3 or name.parts[-3] not in PARTS:
+        for name, read in _files(path):
+            if (at := _class_of(name)) is None:
                 continue
+            data = read()
             try:
-                with Image.open(io.BytesIO(data)) as image:
-                    pixels = np.array(image.convert("RGB").resize((size, size)))
+                pixels = _decoded(data, size)
             except Exception as error:
                 raise ValueError(f"{path}: the picture {name} cannot be read ({error}): mend or remove it") from error
-            found[PARTS[name.parts[-3]]].append((name.parts[-2], str(name), torch.from_numpy(pixels).permute(2, 0, 1)))
-    except tarfile.TarError as error:
+            found[at[0]].append((at[1], str(name), torch.from_numpy(pixels).permute(2, 0, 1)))
+    except (tarfile.TarError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} is neither a folder nor a tar that can be read: {error}") from error
-    classes = {part: sorted({row[0] for row in rows}) for part, rows in found.items()}
-    if not all(found.values()):
+    if not found["test"]:
+        found["test"] = found.pop("val")
+    classes = {part: sorted({row[0] for row in rows}) for part, rows in found.items() if rows or part != "val"}
+    if not all(classes.values()):
         raise ValueError(
             f"{path} needs train/CLASS/picture and test/CLASS/picture (or val/), found { ({p: len(r) for p, r in found.items()}) }"
         )
-    if classes["train"] != classes["test"]:
-        raise ValueError(f"{path}: train has the classes {classes['train']}, test has {classes['test']}")
+    for part, own in classes.items():
+        if own != classes["train"]:
+            raise ValueError(f"{path}: train has the classes {classes['train']}, {part} has {own}")
     number = {name: i for i, name in enumerate(classes["train"])}
 
     def tensors(rows: list[tuple[str, str, Tensor]]) -> tuple[Tensor, Tensor]:
         rows = sorted(rows, key=lambda row: row[1])
         return torch.stack([row[2] for row in rows]), torch.tensor([number[row[0]] for row in rows])
 
-    return Pictures(tuple(number), tensors(found["train"]), tensors(found["test"]))
+    return Pictures(tuple(number), *(tensors(found[part]) for part in PARTS if found.get(part)))
 
 
 @lru_cache(maxsize=2)

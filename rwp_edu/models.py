@@ -103,24 +103,33 @@ def build(name: str, weights: str = "", **shape: Any) -> nn.Module:
     if not weights:
         return MODELS[name](**shape)
     if name not in ("resnet18", "resnet34"):
+        if weights == ONLINE:
+            raise ValueError(f"the weights {ONLINE} are those of a ResNet: set model=resnet18 or resnet34 and norm=batch")
         return load(MODELS[name](**shape), _read(weights), weights)
     if weights == ONLINE:
         if shape.get("norm") != "batch":
             raise ValueError(f"the weights {ONLINE} are those of a network with BatchNorm: set norm=batch")
         return load(MODELS[name](**shape, large=True), _online(name), weights)
-    state = _read(weights)
-    first = state.get("conv1.weight")
-    return load(MODELS[name](**shape, large=first is not None and first.shape[-1] == 7), state, weights)
+    return load(MODELS[name](**shape, large=of_large_pictures(weights)), _read(weights), weights)
+
+
+def of_large_pictures(weights: str) -> bool:
+    """Are they of a ResNet whose first convolution is 7x7? Such networks know pictures that are normalised as ImageNet's."""
+    if not weights or weights == ONLINE:
+        return weights == ONLINE
+    first = _read(weights).get("conv1.weight")
+    return first is not None and first.shape[-1] == 7
 
 
 def _online(name: str) -> dict[str, Tensor]:
     from torchvision import models
 
     try:
-        return models.get_model_weights(name)[ONLINE].get_state_dict(progress=True)
-    except OSError as error:
+        return models.get_model_weights(name)[ONLINE].get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError) as error:
         raise OSError(
-            f"the weights {ONLINE} of {name} are not here and could not be downloaded ({error}): go online once, or give weights a file"
+            f"the weights {ONLINE} of {name} are not here, whole, and could not be downloaded ({str(error).splitlines()[0]}): go online once, "
+            f"after you have removed what is damaged in {torch.hub.get_dir()}/checkpoints, or give weights a file"
         ) from error
 
 

@@ -29,6 +29,7 @@ from rwp_edu.curvature import PIECE
 from rwp_edu.noise import KINDS
 from rwp_edu.parameters import unknown
 from rwp_edu.points import Layout
+from rwp_edu.trees import cut
 
 Scale = Callable[[Tensor, Tensor, Layout], Tensor]
 SCALES: dict[str, Scale] = {**KINDS, "element-wise": lambda z, w, layout: z.mul_(w.abs())}
@@ -378,7 +379,7 @@ def of_networks(problem: Any, w: Tensor, which: int, data: str = "train", most: 
     BatchNorm statistics are those of the weights ``w``, also around them."""
     batches, left = [], most
     for x, y, _ in problem.held(which)[data]:
-        batches.append((x[:left], y[:left]))
+        batches.append((cut(x, 0, left), y[:left]))
         left -= len(y)
         if left <= 0:
             break

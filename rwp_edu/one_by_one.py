@@ -22,6 +22,7 @@ from rwp_edu.machine import cores
 from rwp_edu.methods import METHODS, Cost
 from rwp_edu.noise import generator
 from rwp_edu.optim import OPTIMIZERS
+from rwp_edu.trees import cut
 
 
 class Runner:
@@ -86,9 +87,9 @@ class Runner:
             return [partial(self._loss, *self.problem.batch(self.which, number)) for number in range(cost.slots)]
         x, y = self.problem.batch(self.which)
         if cost.slots > len(y):
-            raise ValueError(f"a batch of {len(y)} images cannot be cut into {cost.slots} parts: choose batch >= k")
+            raise ValueError(f"a batch of {len(y)} cannot be cut into {cost.slots} parts: choose batch >= k (a DataLoader: drop_last=True, too)")
         cuts = [len(y) * part // cost.slots for part in range(cost.slots + 1)]
-        return [partial(self._loss, x[a:b], y[a:b]) for a, b in zip(cuts, cuts[1:])]
+        return [partial(self._loss, cut(x, a, b), y[a:b]) for a, b in zip(cuts, cuts[1:])]
 
     def _loss(self, x: Tensor, y: Tensor, model: torch.nn.Module | None = None) -> Tensor:
         """Of the run's own network, or of a copy of it."""

@@ -61,6 +61,7 @@ from torch import Tensor, nn
 from rwp_edu.exchange import Shared, WorkerLost
 from rwp_edu.optim import PerturbedOptimizer
 from rwp_edu.together import Together
+from rwp_edu.trees import count, cut
 
 __all__ = ["Place", "WorkerLost", "alone", "check", "per_rank", "place", "points", "shard", "threads", "workers"]
 LAST_GRADIENT = ("sam", "usam", "asam", "rsam")  # methods that return the gradient of their last round as it is
@@ -181,8 +182,9 @@ def place(optimizer: PerturbedOptimizer) -> Place:
     return Place() if not isinstance(s, Shared) else Place(s.worker, s.workers, s.shard, s.shards)
 
 
-def shard(optimizer: PerturbedOptimizer, *tensors: Tensor) -> Any:
+def shard(optimizer: PerturbedOptimizer, *tensors: Any) -> Any:
     """This rank's part of a batch: of tensors ``(B, ...)`` the views ``(B/S, ...)``, all of them without shards; one tensor gives one.
+    A tuple or dict of tensors is cut likewise.
 
     To be called in a closure whose loss is a *mean* over the batch. B has to be a multiple of S, or the mean of the parts would not be
     the mean of the batch: ``ValueError``.
@@ -193,13 +195,14 @@ def shard(optimizer: PerturbedOptimizer, *tensors: Tensor) -> Any:
     """
     here = place(optimizer)
     for tensor in tensors:
-        if len(tensor) % here.shards:
+        if (n := count(tensor)) % here.shards:
             raise ValueError(
-                f"a batch of {len(tensor)} cannot be cut into {here.shards} equal shards: use DataLoader(..., drop_last=True) "
+                f"a batch of {n} cannot be cut into {here.shards} equal shards: use DataLoader(..., drop_last=True) "
                 f"and a batch size that is a multiple of {here.shards}"
             )
-    cut = tuple(t[len(t) // here.shards * here.shard :][: len(t) // here.shards] for t in tensors)
-    return cut[0] if len(cut) == 1 else cut
+    each = [count(t) // here.shards for t in tensors]
+    parts = tuple(cut(t, n * here.shard, n * (here.shard + 1)) for t, n in zip(tensors, each))
+    return parts[0] if len(parts) == 1 else parts
 
 
 def per_rank(optimizer: PerturbedOptimizer, model: nn.Module, closure: Callable[[], Tensor]) -> Callable[[], Tensor]:

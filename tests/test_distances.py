@@ -22,7 +22,7 @@ def lab():
 
 
 def test_at_the_distances_the_loss_has_risen_as_asked(lab):
-    objective, found = lab._objective("16"), lab.radii("16")
+    objective, found = lab.objective("16"), lab.radii("16")
     assert sam_rise(objective, found["sam"]) == pytest.approx(0.2, rel=0.03)
     sigma = found["noise"] / objective.layout.size**0.5
     noise = average_rise(objective, sigma, rtol=0, budget=400)
@@ -58,7 +58,7 @@ def test_all_images_and_a_mini_batch_differ(lab):
     assert "Training" in other.text
     other.work()
     other.finish()
-    assert other._objective("16").x.shape[1] == 300 and lab._objective("16").x.shape[1] == 30
+    assert other.objective("16").x.shape[1] == 300 and lab._objective("16").x.shape[1] == 30
 
 
 def test_state():

@@ -107,12 +107,13 @@ class Distances(Explorer):
         whole, n = Solutions(run).objective("sgd", 0), run.settings.batch
         return {"all images": whole, "a mini-batch": NetworkObjective(whole.net, whole.w, whole.x[0, :n], whole.y[0, :n])}
 
-    def _objective(self, width: str) -> NetworkObjective:
+    def objective(self, width: str) -> NetworkObjective:
+        """The loss around the weights of the network with ``width`` hidden units, once it is trained (:meth:`finish`)."""
         return self._kept[self._net(width)][self.state.data]
 
     def _curve(self, way: str, width: str) -> tuple[np.ndarray, np.ndarray]:
         """Distances and the rises there."""
-        objective, r = self._objective(width), np.logspace(*ACROSS, PLACES)
+        objective, r = self.objective(width), np.logspace(*ACROSS, PLACES)
         if way == "sam":
             slope = objective.slope
             return r, _rises(objective, torch.as_tensor(r).to(slope)[:, None] * slope / slope.norm())
@@ -124,7 +125,7 @@ class Distances(Explorer):
 
     def _radii(self, width: str) -> dict[str, float]:
         """The distance at which the loss has risen as asked, per way; none where it nowhere does."""
-        out, objective = {}, self._objective(width)
+        out, objective = {}, self.objective(width)
         for way in ("sam", "noise") + ("worst",) * (width == self.state.width):
             options = (
                 {"kind": self.state.kind, "draws": DRAWS}
@@ -141,7 +142,7 @@ class Distances(Explorer):
 
     def _limit(self, width: str) -> float:
         """√(P λ₁ / tr H)."""
-        objective = self._objective(width)
+        objective = self.objective(width)
         trace = sum(objective.traces().values()).item()
         return math.sqrt(objective.layout.size * float(eigenvalues(objective, tol=1e-2).values[0]) / trace)
 
@@ -155,7 +156,7 @@ class Distances(Explorer):
         for width in map(str, WIDTHS):
             found, limit = self.radii(width), self._kept.get(self._key("limit", width))
             if found and limit is not None:
-                out.append((self._objective(width).layout.size, found["noise"] / found["sam"], limit))
+                out.append((self.objective(width).layout.size, found["noise"] / found["sam"], limit))
         return out
 
     # The picture
@@ -208,7 +209,7 @@ class Distances(Explorer):
         limit = self._kept.get(self._key("limit", s.width))
         most = f"; √(P λ₁ / tr H) is {limit:.0f}" if limit else ""
         return (
-            f"{self._objective(s.width).layout.size:,} weights after {s.updates} updates, loss on {s.data}: for a rise of {s.rise:.3g} SAM's step goes {found['sam']:.3g} far, {s.kind} noise "
+            f"{self.objective(s.width).layout.size:,} weights after {s.updates} updates, loss on {s.data}: for a rise of {s.rise:.3g} SAM's step goes {found['sam']:.3g} far, {s.kind} noise "
             f"{found['noise']:.3g}, {found['noise'] / found['sam']:.0f} times as far{most}. The worst point of the ball is {found['worst']:.3g} away."
         )
 

@@ -152,6 +152,18 @@ class Race:
 
         return Around(Solutions(self._run), AroundState().replace(**changes))
 
+    @property
+    def problem(self) -> Any:
+        """The data that are trained on, by seed (``problem.train_x[0]``), and what the runs do with them."""
+        return self._run.problem
+
+    def objective(self, entrant: str, seed: int = 0, data: str = "train") -> Any:
+        """The loss around the weights that ``entrant`` has now with seed number ``seed``: its value, gradient and Hessian products, for
+        ``rwp_edu.traces``, ``spectra``, ``sharpness`` and ``slices``."""
+        from rwp_edu.lab.solutions import Solutions
+
+        return Solutions(self._run).objective(entrant, seed, data)
+
     def save(self, path: str | Path | None = None) -> Path:
         """Write the record as JSON (by default into ``rwp_edu_runs/``); :meth:`Record.load` reads it."""
         return self.record.save(path or Path("rwp_edu_runs") / time.strftime("race-%Y%m%d-%H%M%S.json"))

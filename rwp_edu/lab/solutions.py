@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rwp_edu.handwritten import NetworkObjective, of_sensing
 from rwp_edu.objective import Objective, of_networks
+from rwp_edu.parameters import unknown
 from rwp_edu.problems import Problem
 from rwp_edu.problems.networks import Networks
 from rwp_edu.training import Run
@@ -57,6 +58,12 @@ class Solutions:
 
     def objective(self, entrant: str, which: int, data: str = "train") -> Objective:
         """The loss around those weights."""
+        if entrant not in self.entrants:
+            raise unknown("entrant", entrant, self.entrants)
+        if which not in range(len(self.seeds)):
+            raise ValueError(f"the seed number must be from 0 to {len(self.seeds) - 1}, got {which!r}")
+        if data not in self.data:
+            raise unknown("data", data, self.data)
         return self._objective(self.problem, self.weights(entrant, which), which, data)
 
     def read(self, w: Tensor, which: int) -> dict[str, float]:

@@ -30,7 +30,7 @@ from rwp_edu.problems.fine_tuning import KNOWN, FineTuning
 from rwp_edu.problems.fine_tuning import POOL as SHOTS
 from rwp_edu.problems.images import Images
 from rwp_edu.problems.networks import BASES
-from rwp_edu.problems.own import Own
+from rwp_edu.problems.own import Own, fresh
 from rwp_edu.problems.sensing import Sensing
 
 
@@ -126,7 +126,8 @@ class Problem:
 
     def holds_back(self, settings: Any) -> bool:
         """Are there data that neither train nor test, to choose settings by?"""
-        return bool(self.held_back) and bool(getattr(settings, "validation", True))
+        apart = settings.problem.startswith(FOLDER) and pictures(settings.problem, settings.size).validation is not None
+        return bool(self.held_back) and bool(getattr(settings, "validation", True) or apart)
 
     def metric(self, name: str) -> Metric:
         return next(m for m in (*self.measured, *self.profiles) if m.name == name)
@@ -140,9 +141,18 @@ def _root_of_the_truth(problem: Sensing) -> dict[str, Tensor]:
 
 
 def _images(s: Any, seeds: Any, device: Any, dtype: Any) -> Images:
-    names = ("batch", "train", "test", "validation", "label_noise", "model", "norm", "width", "weights", "crop", "cutout", "label_smoothing", "base", "clip", "workers", "threads")
+    names = ("batch", "train", "shots", "test", "validation", "label_noise", "model", "norm", "width", "weights", "crop", "cutout", "label_smoothing", "base", "clip", "workers", "threads")
     on = {"flip": s.flip == "on", "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16"}
     return Images(seeds, pictures(s.problem, s.size), **{name: getattr(s, name) for name in names}, **on, device=device, dtype=dtype)
+
+
+ADAM = 0.02  # a learning rate beyond which AdamW leaves every minimum
+
+
+def _wrong_of_networks(s: Any) -> str:
+    if s.base == "adamw" and s.lr > ADAM:
+        return f"with base=adamw choose lr <= {ADAM:g} (0.001 is usual; it diverges with those of SGD), got lr={s.lr:g}"
+    return ""
 
 
 PROBLEMS: dict[str, Problem] = {
@@ -278,11 +288,14 @@ PROBLEMS: dict[str, Problem] = {
             flatness=FLATNESS,
             held_back=(VALIDATION,),
             panels=("test_accuracy", "train_loss", "test_loss", "perturbation"),
+            wrong=_wrong_of_networks,
             methods=("sgd", "sam", "rwp", "m-rwp"),
             parameters=(
                 Parameter("batch", "B", 50, "pictures per mini-batch", low=1, slider=(10, 200), step=10, live=False, title="pictures per batch"),
                 Parameter("train", "n", 300, "training pictures; 0: all", slider=(0, 1000), step=100, live=False, title="training pictures",
                           ticks=((0, "all"), (300, "preset"))),
+                Parameter("shots", "", 0, "training pictures of every class, in place of n in all; 0: n in all", slider=(0, 50), step=5, live=False,
+                          title="pictures of every class", ticks=((0, "n in all"),)),
                 Parameter("test", "", 500, "test pictures that are measured; 0: all", slider=(0, 1000), step=100, live=False, title="test pictures",
                           ticks=((0, "all"),)),
                 Parameter("validation", "", 200, "pictures of the training part that are held back: a sweep chooses by them", slider=(0, 500), step=50,
@@ -359,7 +372,7 @@ TRAINING = ("base", "clip", "precision", "recalibrate", "workers", "threads")
 
 def add(
     name: str,
-    build: Callable[[], torch.nn.Module],
+    build: Callable[[], torch.nn.Module] | torch.nn.Module,
     train: Iterable[Any],
     test: Iterable[Any],
     *,
@@ -369,14 +382,14 @@ def add(
 ) -> Problem:
     """Make a problem of any module and any data: ``race(problem=name)``, ``Run(Settings(name))`` and checkpoints then know it, in this process.
 
-    ``build()`` makes the module with fresh weights; ``train`` and ``test`` give batches (x, y) again and again (a DataLoader or a list), so do ``validation`` data, by which a sweep chooses;
+    ``build()`` makes the module with fresh weights (a module in its place is copied: all runs start from its weights); ``train`` and ``test`` give batches (x, y) again and again (a DataLoader or a list), so do ``validation`` data, by which a sweep chooses;
     ``loss(model(x), y)`` is a mean over the batch. Accuracies are measured where y are class numbers. The same name again replaces it.
 
     >>> data = [(torch.randn(8, 3), torch.randint(2, (8,)))]
     >>> add("mine", lambda: torch.nn.Linear(3, 2), data, data).engine
     'one by one'
 
-    Errors: the name of a row of the table, an iterator instead of something that can be gone through again.
+    Errors: the name of a row of the table, a ``build`` that gives one module again and again, an iterator instead of something that can be gone through again.
     """
     if name in PROBLEMS or name in PICTURES or name.startswith(FOLDER) or not name:
         raise ValueError(f"{name!r} is taken by a problem of this project: choose another name")
@@ -385,6 +398,7 @@ def add(
         how = {"base": s.base, "clip": s.clip, "recalibrate": s.recalibrate == "on", "bfloat16": s.precision == "bfloat16", "workers": s.workers, "threads": s.threads}
         return Own(seeds, build, train, test, validation=validation, loss=loss, **how, device=device, dtype=dtype)
 
+    build = fresh(build)
     Own((), build, train, test, validation=validation)  # says what is wrong with the data
     row = PROBLEMS["images"]
     OWN[name] = replace(

@@ -66,13 +66,23 @@ class Stream:
         self.generator.set_state(changes)
 
 
+def _shots(order: Tensor, y: Tensor, shots: int, classes: Sequence[str]) -> Tensor:
+    """The first ``shots`` of every class, in the given order."""
+    number = torch.nn.functional.one_hot(y[order], len(classes)).cumsum(0).gather(1, y[order][:, None])[:, 0]
+    chosen = order[number <= shots]
+    for name, n in zip(classes, torch.bincount(y[chosen], minlength=len(classes)).tolist()):
+        if n < shots:
+            raise ValueError(f"shots={shots}, but there are only {n} pictures of {name!r} to train on")
+    return chosen
+
+
 class Images(Networks):
-    """A network on ``train`` pictures (0: all that are left) of which a fraction ``label_noise`` got a random label, measured on ``test`` others (0: all).
-    ``validation`` pictures of those to train on are held back, with their right labels.
+    """A network on ``train`` pictures (0: all that are left), or on ``shots`` of every class, of which a fraction ``label_noise`` got a random label, measured on ``test`` others (0: all).
+    ``validation`` pictures of those to train on are held back, with their right labels (0: those that came for it, if any).
 
     Every seed has its own choice of training pictures, wrong labels, initial weights, batches and augmentation, the same for every
     method. A ``batch`` of more pictures than there are is all of them. Pictures stay uint8; a batch is normalised by the mean and standard
-    deviation of the training pictures (with ImageNet's weights: by those of ImageNet). Batch 1, for methods with two batches, is an
+    deviation of the training pictures (with weights of a ResNet for large pictures: by those of ImageNet). Batch 1, for methods with two batches, is an
     independent draw.
 
     >>> from rwp_edu.datasets import bundled
@@ -86,6 +96,7 @@ class Images(Networks):
         seeds: Sequence[int],
         pictures: Pictures,
         train: int = 0,
+        shots: int = 0,
         test: int = 1000,
         validation: int = 0,
         label_noise: float = 0.0,
@@ -108,21 +119,24 @@ class Images(Networks):
             raise ValueError(
                 f"batch >= 1, train >= 1 and train + validation <= {len(x)} must hold, got batch={batch}, train={train}, validation={validation}"
             )
-        if weights and x.shape[1] != 3:
+        if weights == models.ONLINE and x.shape[1] != 3:
             raise ValueError(f"weights of networks for colour pictures do not suit pictures with {x.shape[1]} channel")
         classes, device = len(pictures.classes), torch.device(device)
-        mean, std = IMAGENET if weights == models.ONLINE else pictures.scale()
+        mean, std = IMAGENET if models.of_large_pictures(weights) else pictures.scale()
         self._mean, self._std = mean.to(device, dtype), std.to(device, dtype)
         self._x, self._test_x, self._test_y = x.to(device), test_x.to(device), test_y.to(device)
+        self._given_apart = pictures.validation and tuple(t.to(device) for t in pictures.validation)
         self._augment = Augmentation(crop, flip, cutout)
         orders = [torch.randperm(len(x), generator=generator(s, "split")) for s in seeds]
         self._chosen, self._validation = [o[:train] for o in orders], [o[len(x) - validation :].to(device) for o in orders]
+        if shots:
+            self._chosen = [_shots(o[: len(x) - validation], y, shots, pictures.classes) for o in orders]
         self._y = y.to(device)
         clean = [y[chosen] for chosen in self._chosen]
         given = [mislabelled(own, s, label_noise, len(x), classes) for s, own in zip(seeds, clean)]
         self._given, self._wrong = ([t.to(device) for t in own] for own in (given, [g != c for g, c in zip(given, clean)]))
         self._tested = torch.randperm(len(test_x), generator=generator(0, "test split"))[:test].to(device)
-        self._batch = min(batch, train)
+        self._batch = min(batch, *map(len, self._chosen)) if self._chosen else batch
         build = partial(models.build, model, weights, classes=classes, channels=x.shape[1], width=width, norm=norm, size=pictures.size)
         smoothed = partial(cross_entropy, label_smoothing=label_smoothing)
         super().__init__(seeds, build, loss=smoothed, measured_loss=cross_entropy, device=device, dtype=dtype, **how)
@@ -150,6 +164,9 @@ class Images(Networks):
         found = {"train": self._cut(self._x, *train), "test": self._cut(self._test_x, *self._right(self._tested, self._test_y))}
         if len(kept := self._validation[which]):
             found["validation"] = self._cut(self._x, *self._right(kept, self._y))
+        elif self._given_apart is not None:
+            x, y = self._given_apart
+            found["validation"] = self._cut(x, *self._right(torch.arange(len(y), device=self.device), y))
         return found
 
     def _right(self, index: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -157,5 +174,5 @@ class Images(Networks):
         return index, y[index], torch.zeros(len(index), dtype=torch.bool, device=self.device)
 
     def _cut(self, x: Tensor, index: Tensor, y: Tensor, wrong: Tensor) -> Iterable[Batch]:
-        parts = zip(index.split(CHUNK), y.split(CHUNK), wrong.split(CHUNK))
+        parts = zip(*(t.tensor_split(-(-len(y) // CHUNK)) for t in (index, y, wrong)))
         return Again(lambda parts=list(parts): ((self._normal(x[i]), labels, w) for i, labels, w in parts))

@@ -165,7 +165,7 @@ class Networks:
         for x, y, wrong in batches:
             with self.precision():
                 output = model(x)
-            output, n = output.float() if self.bfloat16 else output, len(y)
+            output, n = output.float() if self.bfloat16 and isinstance(output, Tensor) else output, len(y)
             labels = not y.is_floating_point() and isinstance(output, Tensor) and output.dim() == 2
             hit = output.argmax(-1) == y if labels else torch.full((n,), float("nan"), device=self.device)
             parts = self.measured_loss(output, y) * n, hit.sum(), (hit * wrong).sum(), wrong.sum(), torch.tensor(n)
@@ -176,7 +176,7 @@ class Networks:
 
     @contextmanager
     def recalibrated(self, model: nn.Module, batches: Iterable[Batch]) -> Iterator[None]:
-        """BatchNorm statistics as the mean over batches at these weights; those of the training are there again afterwards.
+        """BatchNorm statistics as the mean over batches, weighted by their size, at these weights; those of the training are there again afterwards.
 
         Statistics gathered at perturbed weights do not belong to the weights that are measured; nor do those of single weights to an
         average of weights, for which 1803.05407 recalibrates likewise.
@@ -186,10 +186,15 @@ class Networks:
         try:
             for m in layers:
                 m.reset_running_stats()
-                m.momentum = None
                 m.train()
             if layers:
-                for x, _, _ in batches:
+                seen = 0
+                for x, y, _ in batches:
+                    if len(y) == 1 and seen:  # has no variance
+                        continue
+                    seen += len(y)
+                    for m in layers:
+                        m.momentum = len(y) / seen
                     with self.precision():
                         model(x)
             for m in layers:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -11,29 +13,44 @@ import torch
 from torch import Tensor, nn
 
 from rwp_edu.noise import generator
-from rwp_edu.problems.networks import Again, Batch, Networks
+from rwp_edu.problems.networks import Again, Batch, Networks, seeded
 
 MEASURED = 1000  # examples, of the training data
+INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)  # labels that losses do not take
+
+
+@contextmanager
+def drawing(loader: Any, begin: int | list[Tensor]) -> Iterator[Callable[[], list[Tensor]]]:
+    """Torch's global generator and those of a loader begin at a seed, or at the states that the function which is given told before; afterwards
+    all are as they were."""
+    own = (getattr(loader, "generator", None), getattr(getattr(loader, "sampler", None), "generator", None))
+    generators = list({id(g): g for g in (torch.default_generator, *own) if isinstance(g, torch.Generator)}.values())
+    before = [g.get_state() for g in generators]
+    try:
+        for i, g in enumerate(generators):
+            g.manual_seed(begin) if isinstance(begin, int) else g.set_state(begin[i])
+        yield lambda: [g.get_state() for g in generators]
+    finally:
+        for g, state in zip(generators, before):
+            g.set_state(state)
 
 
 class Loader:
-    """Batches (x, y) of a loader, epoch after epoch. Whatever it draws from torch's global random state, an order or an augmentation, is
-    drawn from a state of its own, so that a checkpoint continues with the very next batch (by going through the epoch up to there)."""
+    """Batches (x, y) of a loader, epoch after epoch. Whatever it draws, an order or an augmentation, from torch's global random state or from its
+    own ``generator`` is drawn from a state of its own, so that a checkpoint continues with the very next batch (by going through the epoch up to there)."""
 
     def __init__(self, loader: Iterable[Any], seed: int, place: Callable[[Any], tuple[Any, Tensor]]):
         self.loader, self.place, self.batches, self.taken = loader, place, None, 0
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(seed)
-            self.random = self.begun = torch.get_rng_state()
+        with drawing(loader, seed) as states:
+            self.random = self.begun = states()
 
     def draw(self) -> tuple[Any, Tensor]:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(self.random)
+        with drawing(self.loader, self.random) as states:
             found = next(self.batches, None) if self.batches is not None else None
             if found is None:
-                self.begun, self.taken, self.batches = torch.get_rng_state(), 0, iter(self.loader)
+                self.begun, self.taken, self.batches = states(), 0, iter(self.loader)
                 found = next(self.batches)
-            self.random, self.taken = torch.get_rng_state(), self.taken + 1
+            self.random, self.taken = states(), self.taken + 1
         return self.place(found)
 
     def state(self) -> list[Any]:
@@ -44,6 +61,18 @@ class Loader:
         self.random, self.batches = self.begun, None
         for _ in range(taken):
             self.draw()
+
+
+def fresh(build: Callable[[], nn.Module] | nn.Module) -> Callable[[], nn.Module]:
+    """``build``, if it makes another module whenever it is called; of a module it makes copies."""
+    if isinstance(build, nn.Module):
+        return partial(copy.deepcopy, build)
+    one, two = seeded(build, 0), seeded(build, 0)
+    if not isinstance(one, nn.Module):
+        raise TypeError(f"build() must give a torch module, got {type(one).__name__}")
+    if {id(p) for p in one.parameters()} & {id(p) for p in two.parameters()}:
+        raise TypeError("build() gives the same module again, which all runs would train: make a new one in it, or give the module itself, to be copied")
+    return build
 
 
 class Own(Networks):
@@ -73,7 +102,8 @@ class Own(Networks):
     def _placed(self, batch: Any) -> tuple[Any, Tensor]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TypeError(f"a batch must be a pair (x, y), got {type(batch).__name__}")
-        return self._moved(batch[0]), batch[1].to(self.device)
+        y = batch[1].to(self.device)
+        return self._moved(batch[0]), y.long() if y.dtype in INTEGERS else y
 
     def _moved(self, x: Any) -> Any:
         if isinstance(x, Tensor):
@@ -82,7 +112,11 @@ class Own(Networks):
 
     def examples(self, which: int) -> int:
         data = self._data["train"]
-        return len(data.dataset) if hasattr(data, "dataset") else sum(len(y) for _, y in data)
+        try:
+            return len(data.dataset)
+        except (AttributeError, TypeError):  # a list, or a dataset that only gives one example after another
+            with drawing(data, 0):
+                return sum(len(y) for _, y in data)
 
     def held(self, which: int) -> dict[str, Iterable[Batch]]:
         return {part: Again(partial(self._unseen, part, MEASURED if part == "train" else math.inf)) for part in self._data}
@@ -90,8 +124,7 @@ class Own(Networks):
     def _unseen(self, part: str, most: float) -> Iterator[Batch]:
         """Batches of the data in an order that is always the same, until there are ``most`` examples; nobody's random state moves."""
         n = 0
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)
+        with drawing(self._data[part], 0):
             for x, y in map(self._placed, self._data[part]):
                 yield x, y, torch.zeros(len(y), dtype=torch.bool, device=self.device)
                 n += len(y)

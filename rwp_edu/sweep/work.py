@@ -108,5 +108,6 @@ def _run(
             if folder:
                 whole(folder / f"run-{digest(settings[i].to_dict())}.json", json.dumps({"version": __version__, **answer}))
             _fill(rows, Record.from_dict(answer))
+            assert all(rows[point.key].record for point in wanted[i]), "a record belongs to the settings it was made with"
         told(done(), len(found.rows))
     return sorted(broken, key=lambda group: group[0].key)

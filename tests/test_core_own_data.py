@@ -1,0 +1,286 @@
+"""What people bring: pictures in folders as they are, loaders and modules of every kind, files that are not whole."""
+
+from __future__ import annotations
+
+import errno
+import os
+import subprocess
+import sys
+import tarfile
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+
+from rwp_edu import checkpoints, cli, datasets, models, problems
+from rwp_edu.problems.networks import Networks
+from rwp_edu.settings import Settings
+from rwp_edu.sweep import sweep
+from rwp_edu.training import Run
+
+COMMAND = [sys.executable, "-m", "rwp_edu", "train"]
+TINY = {"methods": "sgd", "seeds": 1, "steps": 4, "record_every": 2}
+SMALL = {"size": 8, "width": 4, "batch": 4, **TINY}
+
+
+@pytest.fixture(autouse=True)
+def nobody_else(monkeypatch):
+    monkeypatch.setattr(problems, "OWN", {})
+
+
+# Pictures
+
+
+def colour(folder, name, value, mode="RGB"):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((6, 6), value, np.uint16 if mode == "I;16" else np.uint8)).convert(mode if mode != "I;16" else None).save(path)
+
+
+def test_pictures_are_found_as_deep_as_they_lie_and_whatever_their_kind(tmp_path):
+    for part in ("train", "test"):
+        for c, value in (("dark", 20), ("light", 220)):
+            colour(tmp_path / part / c, "one.png", value)
+            colour(tmp_path / part / c, "more/still/two.tiff", value)
+            colour(tmp_path / part / c, "three.pgm", value, "L")
+            (tmp_path / part / c / "._one.png").write_bytes(b"what a Mac leaves in a tar")
+        (tmp_path / part / ".ipynb_checkpoints").mkdir()
+        colour(tmp_path / part / ".ipynb_checkpoints", "one.png", 0)
+    (tmp_path / "elsewhere").mkdir()
+    os.rename(tmp_path / "train" / "light", tmp_path / "elsewhere" / "light")
+    os.symlink(tmp_path / "elsewhere" / "light", tmp_path / "train" / "light")
+    os.symlink(tmp_path, tmp_path / "train" / "dark" / "round")
+    found = datasets.read_pictures(tmp_path, 4)
+    assert found.classes == ("dark", "light") and len(found.train[1]) == len(found.test[1]) == 6 and found.validation is None
+    assert (found.train[0][found.train[1] == 0] == 20).all() and (found.train[0][found.train[1] == 1] == 220).all()
+
+
+def test_grey_pictures_of_16_bits_keep_their_shades(tmp_path):
+    for part in ("train", "val"):
+        for c, value in (("dark", 0x1010), ("light", 0xC0C0)):
+            colour(tmp_path / part / c, "one.png", value, "I;16")
+    found = datasets.read_pictures(tmp_path, 4)
+    assert found.train[0][:, 0, 0, 0].tolist() == found.test[0][:, 0, 0, 0].tolist() == [0x10, 0xC0]
+
+
+def test_three_parts_are_three_parts(tmp_path):
+    for part, n in (("train", 6), ("val", 2), ("test", 3)):
+        for c, value in (("dark", 20), ("light", 220)):
+            for i in range(n):
+                colour(tmp_path / part / c, f"{i}.png", value + i)
+    found = datasets.read_pictures(tmp_path, 4)
+    assert [len(part[1]) for part in (found.train, found.test, found.validation)] == [12, 6, 4]
+    run = Run(Settings(f"folder:{tmp_path}", **SMALL))
+    run.advance(4)
+    assert np.isfinite(run.record.validation_accuracy[-1]).all() and (run.record.validation_accuracy[-1] * 4 % 1 == 0).all()
+    chosen = sweep(f"folder:{tmp_path}", "rwp", {"sigma": [0.01, 0.02]}, **{name: SMALL[name] for name in ("size", "width", "batch", "steps", "seeds")})
+    assert all(row["status"] == "finished" and row["chooses_mean"] * 4 % 1 == 0 for row in chosen.results())
+
+
+def test_a_tar_that_was_cut_off_is_told_in_a_line(folder, tmp_path):
+    with tarfile.open(tmp_path / "p.tar.gz", "w:gz") as tar:
+        tar.add(folder, "pictures")
+    whole = (tmp_path / "p.tar.gz").read_bytes()
+    (tmp_path / "p.tar.gz").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="neither a folder nor a tar that can be read"):
+        datasets.read_pictures(tmp_path / "p.tar.gz")
+
+
+def test_so_many_of_every_class(folder):
+    run = Run(Settings(f"folder:{folder}", **SMALL | {"shots": 3}))
+    assert torch.bincount(run.problem._y.cpu()[run.problem._chosen[0]]).tolist() == [3, 3]
+    with pytest.raises(ValueError, match="shots=7, but there are only 6 pictures of 'blue'"):
+        Run(Settings(f"folder:{folder}", **SMALL | {"shots": 7}))
+
+
+@pytest.mark.parametrize("engine", ["batched", "processes"])
+def test_a_sweep_over_a_folder_keeps_what_it_trains(folder, tmp_path, engine):
+    common = {name: SMALL[name] for name in ("size", "width", "batch", "steps")} | {"seeds": 2}
+    found = sweep(f"folder:{folder}", "sgd,rwp", {"sigma": [0.01]}, engine=engine, workers=1 if engine == "processes" else None, out=tmp_path / "out", **common)
+    assert [row["status"] for row in found.results()] == ["finished"] * 2
+    told = []
+    sweep(f"folder:{folder}", "sgd,rwp", {"sigma": [0.01]}, out=tmp_path / "out", told=lambda done, of: told.append(done), **common)
+    assert told[0] == 2, "what was kept is not run again"
+
+
+# Weights
+
+
+def test_our_own_files_are_weights_to_start_from(tmp_path):
+    run = Run(Settings("images", **TINY | {"width": 4, "train": 40, "batch": 10}))
+    (path,) = checkpoints.save_networks(run, tmp_path)
+    again = Run(Settings("images", **TINY | {"width": 4, "train": 40, "batch": 10, "seed": 5, "weights": str(path)}))
+    assert torch.equal(again.engine.weights()[0, 0], run.engine.weights()[0, 0])
+
+
+def test_networks_of_large_pictures_see_pictures_as_they_know_them(folder, tmp_path):
+    normal = {}
+    for large in (False, True):
+        torch.save(models.MODELS["resnet18"](2, channels=3, norm="batch", size=32, large=large).state_dict(), tmp_path / "w.pt")
+        run = Run(Settings(f"folder:{folder}", **SMALL | {"model": "resnet18", "norm": "batch", "weights": str(tmp_path / "w.pt"), "size": 32}))
+        normal[large] = run.problem._mean.flatten().tolist()
+    assert normal[True] == pytest.approx([0.485, 0.456, 0.406]) and normal[False] != pytest.approx(normal[True], abs=0.01)
+
+
+def test_which_network_the_weights_of_imagenet_are_for(folder):
+    with pytest.raises(ValueError, match="set model=resnet18 or resnet34 and norm=batch"):
+        Run(Settings(f"folder:{folder}", **SMALL | {"weights": models.ONLINE}))
+
+
+def test_adamw_is_told_its_learning_rate():
+    with pytest.raises(ValueError, match="choose lr <= 0.02 .* got lr=0.1"):
+        Settings("images", base="adamw")
+    assert Settings("images", base="adamw", lr=0.001).lr == 0.001
+
+
+# BatchNorm
+
+
+def test_statistics_count_every_picture_once():
+    layer = nn.BatchNorm1d(3)
+    x = torch.randn(151, 3) * torch.arange(1.0, 4.0) + 2
+    host = SimpleNamespace(recalibrate=True, precision=lambda: torch.no_grad())
+    with Networks.recalibrated(host, layer, [(part, torch.zeros(len(part)), None) for part in x.split((100, 50, 1))]):
+        torch.testing.assert_close(layer.running_mean, x[:150].mean(0))
+        torch.testing.assert_close(layer.running_var, (100 * x[:100].var(0) + 50 * x[100:150].var(0)) / 150)
+        assert not layer.training
+    assert layer.momentum == 0.1 and layer.num_batches_tracked == 0
+
+
+def test_what_is_measured_is_cut_into_equal_parts():
+    problem = Run(Settings("images", **TINY | {"train": 251, "norm": "batch", "width": 4})).problem
+    assert [len(y) for _, y, _ in problem.held(0)["train"]] == [126, 125]
+
+
+# Modules and loaders
+
+
+class Takes(nn.Module):
+    """A network that takes its features in the way they come."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 2)
+
+    def forward(self, x):
+        x = x["x"] if isinstance(x, dict) else sum(x) if isinstance(x, (tuple, list)) else x
+        return self.layer(x)
+
+
+def examples(n=24):
+    g = torch.Generator().manual_seed(0)
+    x = torch.randn(n, 3, generator=g)
+    return x, (x[:, 0] > 0).long()
+
+
+@pytest.mark.parametrize("form", [lambda x: {"x": x}, lambda x: (x, x), lambda x: [x, 0 * x]])
+def test_examples_in_any_form_with_every_measure(form, monkeypatch):
+    x, y = examples()
+    data = [(form(a), b.to(torch.int32)) for a, b in zip(x.split(8), y.split(8))]
+    problems.add("mine", Takes, data, data)
+    run = Run(Settings("mine", **TINY | {"methods": "sgd,lpf-sgd:k=2,m-rwp", "flatness_every": 4, "precision": "bfloat16"}))
+    run.advance(4)
+    assert np.isfinite(run.record.trace[-1]).all() and np.isfinite(run.record.train_loss[-1]).all()
+
+
+class Stream(IterableDataset):
+    def __iter__(self):
+        return zip(*examples())
+
+
+def test_a_dataset_that_does_not_know_its_length():
+    loader = DataLoader(Stream(), batch_size=8)
+    problems.add("mine", Takes, loader, loader)
+    run = Run(Settings("mine", **TINY | {"flatness_every": 4}))
+    run.advance(4)
+    assert np.isfinite(run.record.pac_bayes[-1]).all()
+
+
+def test_a_loader_with_a_generator_of_its_own_continues_bit_for_bit(tmp_path):
+    def run_of(record_every=2):
+        loader = DataLoader(TensorDataset(*examples()), batch_size=8, shuffle=True, generator=torch.Generator().manual_seed(3))
+        problems.add("mine", Takes, loader, loader)
+        return Run(Settings("mine", methods="sgd,m-rwp", seeds=2, steps=12, record_every=record_every))
+
+    whole, often, part = run_of(), run_of(1), run_of()
+    whole.advance(12)
+    often.advance(12)
+    part.advance(5)
+    checkpoints.save(part, tmp_path)
+    again = checkpoints.load(tmp_path)
+    again.advance(12)
+    assert torch.equal(again.engine.weights(), whole.engine.weights()) and torch.equal(often.engine.weights(), whole.engine.weights())
+
+
+def test_every_run_trains_a_module_of_its_own():
+    x, y = examples()
+    data, model = [(x, y)], Takes()
+    with pytest.raises(TypeError, match="the same module again"):
+        problems.add("mine", lambda: model, data, data)
+    with pytest.raises(TypeError, match="must give a torch module, got int"):
+        problems.add("mine", lambda: 3, data, data)
+    problems.add("mine", model, data, data)
+    before = model.layer.weight.detach().clone()
+    run = Run(Settings("mine", **TINY | {"methods": "sgd,rwp:sigma=0.5", "seeds": 2}))
+    run.advance(4)
+    assert torch.equal(model.layer.weight, before) and not torch.equal(*run.engine.weights()[:, 0])
+
+
+# Files that are not whole
+
+
+def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path):
+    run = Run(Settings("digits", methods="rwp", seeds=2, steps=9))
+    run.advance(3)
+    path = checkpoints.save(run, tmp_path)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match="can be continued: it is damaged"):
+        checkpoints.load(tmp_path)
+    assert checkpoints.unfinished(tmp_path) == ""
+
+
+def test_a_run_goes_on_with_as_many_threads(tmp_path):
+    run = Run(Settings("images", **TINY | {"width": 4, "train": 40, "batch": 10}))
+    run.engine.threads = 2
+    checkpoints.save(run, tmp_path)
+    assert checkpoints.load(tmp_path).engine.threads == 2
+
+
+def test_a_disk_that_is_full_leaves_the_former_record(tmp_path, monkeypatch):
+    run = Run(Settings("digits", methods="rwp", seeds=2, steps=9))
+    cli.save(run.record, tmp_path)
+    former = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    run.advance(9)
+
+    class Full(cli.csv.DictWriter):
+        def writerows(self, rows):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(cli.csv, "DictWriter", Full)
+    with pytest.raises(cli.Wrong, match="No space left"), cli.checked():
+        cli.save(run.record, tmp_path)
+    assert all((tmp_path / name).read_bytes() == former[name] for name in ("results.csv", "record.csv"))
+
+
+def test_tensorboard_after_a_resume_has_every_point_once(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    run = Run(Settings("digits", methods="sgd", seeds=1, steps=40))
+    run.advance(20)
+    cli.keep(run, tmp_path)
+    asked = ["--resume", str(tmp_path), "--tensorboard"]
+    subprocess.run([*COMMAND, *asked], check=True, capture_output=True)
+    folder = next(path for path in (tmp_path / "tensorboard").iterdir())
+
+    def steps():
+        found = events.EventAccumulator(str(folder)).Reload()
+        return [event.step for event in found.Scalars("test_accuracy")]
+
+    assert steps() == [0, 10, 20, 30, 40]
+    subprocess.run([*COMMAND, *asked], check=True, capture_output=True)
+    assert steps() == [0, 10, 20, 30, 40]
