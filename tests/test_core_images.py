@@ -201,14 +201,23 @@ def test_batch_norm_is_measured_with_statistics_of_the_measured_weights():
     assert abs(run.problem.measure(runner.model, 0)["train_loss"] - by_hand) > 0.05 * by_hand
 
 
-def test_memory_does_not_grow():
-    run = run_of(methods="sgd,sam,m-arwp", seeds=1, steps=60, record_every=5, swa=0.1)
-    counts = []
-    for _ in range(4):
-        run.advance(10)
+@pytest.mark.parametrize("model, updates", [("rescnn", 10), ("mlp", 250)])
+def test_memory_does_not_grow(model, updates):
+    """Over 40 updates, and over 1,000."""
+    run = run_of(methods="sgd,sam,m-arwp", seeds=1, steps=5 * updates, record_every=updates // 2, swa=0.1, model=model)
+
+    def sizes_of_tensors():
         gc.collect()
-        counts.append(sum(type(o) is torch.Tensor for o in gc.get_objects()))
+        return [o.untyped_storage().nbytes() for o in gc.get_objects() if type(o) is torch.Tensor]
+
+    counts, sizes = [], []
+    for _ in range(4):
+        run.advance(updates)
+        there = sizes_of_tensors()
+        counts.append(len(there))
+        sizes.append(sum(there))
     assert max(counts[1:]) - min(counts[1:]) <= 4, counts
+    assert max(sizes[1:]) - min(sizes[1:]) <= 10_000, sizes
 
 
 # Data

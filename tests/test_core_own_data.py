@@ -16,7 +16,8 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from rwp_edu import checkpoints, cli, datasets, models, problems
+from rwp_edu import checkpoints, cli, datasets, figures, models, problems
+from rwp_edu.lab import words
 from rwp_edu.problems.networks import Networks
 from rwp_edu.settings import Settings
 from rwp_edu.sweep import sweep
@@ -284,3 +285,21 @@ def test_tensorboard_after_a_resume_has_every_point_once(tmp_path):
     assert steps() == [0, 10, 20, 30, 40]
     subprocess.run([*COMMAND, *asked], check=True, capture_output=True)
     assert steps() == [0, 10, 20, 30, 40]
+
+
+def test_a_regression_is_judged_by_its_loss(tmp_path):
+    x, _ = examples(48)
+    y = (x @ torch.tensor([[1.0], [-2.0], [0.5]])) ** 2
+    data = list(zip(x.split(8), y.split(8)))
+    problems.add("mine", lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), data[:3], data[3:], validation=data[3:4], loss=nn.functional.mse_loss)
+    run = Run(Settings("mine", methods="sgd:lr=0.0001,sgd:lr=0.02", seeds=2, steps=40))
+    run.advance(20)
+    checkpoints.save(run, tmp_path)
+    run = checkpoints.load(tmp_path)
+    run.advance(20)
+    assert run.record.problem.score.name == "test_loss" and "test_accuracy" not in run.record.columns
+    assert "SGD (η 0.02) leads" in words.summary(run.record) and np.isfinite(run.record.validation_loss[-1]).all()
+    assert all(np.isfinite(t["y"]).all() for t in figures.traces(run.record) if t["mode"] == "lines")
+    found = sweep("mine", "sgd", {"lr": [0.0001, 0.02]}, seeds=2, steps=40)
+    assert {row["lr"]: row["chosen"] for row in found.results()} == {0.0001: False, 0.02: True}
+    assert "validation loss" in found.rule

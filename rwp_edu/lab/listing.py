@@ -61,7 +61,7 @@ print(f"test accuracy {accuracy:.4f}")
 from rwp_edu.problems.images import Images
 
 problem = Images(
-    [{seed}], pictures({problem!r}, {size}), batch={batch}, train={train}, test={test}, label_noise={label_noise:g}, model={model!r}, norm={norm!r},
+    [{seed}], pictures({problem!r}, {size}), batch={batch}, train={train}, shots={shots}, test={test}, label_noise={label_noise:g}, model={model!r}, norm={norm!r},
     width={width}, weights={weights!r}, crop={crop}, flip={flip_on}, cutout={cutout}, label_smoothing={label_smoothing:g},
     recalibrate={recalibrate_on}, bfloat16={bfloat16},
 )

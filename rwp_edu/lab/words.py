@@ -25,6 +25,8 @@ def _lead(better: np.ndarray, worse: np.ndarray, metric: Metric) -> str:
 
 
 def _of_digits(label: dict[int, str], last: dict[str, np.ndarray], first: int) -> str:
+    if "wrong_labels_learnt" not in last:
+        return ""
     learnt = last["wrong_labels_learnt"]
     most = max(label, key=lambda e: learnt[e].mean())
     if most == first or not math.isfinite(learnt[first].mean()):

@@ -73,6 +73,7 @@ class Metric:
 
 PERTURBATION = Metric("perturbation", "size of the perturbation, ‖e‖ / ‖w‖", "perturbation", (0, 0.5, 0.25))
 VALIDATION = Metric("validation_accuracy", "validation accuracy, %", "validation accuracy", (60, 95, 5), 100.0, 1, high_is_good=True)
+VALIDATION_LOSS = Metric("validation_loss", "validation loss", "validation loss", (0, 2, 0.5))
 
 
 FLATNESS = (
@@ -383,7 +384,7 @@ def add(
     """Make a problem of any module and any data: ``race(problem=name)``, ``Run(Settings(name))`` and checkpoints then know it, in this process.
 
     ``build()`` makes the module with fresh weights (a module in its place is copied: all runs start from its weights); ``train`` and ``test`` give batches (x, y) again and again (a DataLoader or a list), so do ``validation`` data, by which a sweep chooses;
-    ``loss(model(x), y)`` is a mean over the batch. Accuracies are measured where y are class numbers. The same name again replaces it.
+    ``loss(model(x), y)`` is a mean over the batch. Where y are class numbers accuracies are measured, and decide who leads; else the test loss does. The same name again replaces it.
 
     >>> data = [(torch.randn(8, 3), torch.randint(2, (8,)))]
     >>> add("mine", lambda: torch.nn.Linear(3, 2), data, data).engine
@@ -399,17 +400,20 @@ def add(
         return Own(seeds, build, train, test, validation=validation, loss=loss, **how, device=device, dtype=dtype)
 
     build = fresh(build)
-    Own((), build, train, test, validation=validation)  # says what is wrong with the data
+    classes = Own((), build, train, test, validation=validation).classes  # and says what is wrong with the data
     row = PROBLEMS["images"]
+    of_labels = ("wrong_labels_learnt", *(("test_accuracy", "train_accuracy") if not classes else ()))
+    metrics = tuple(m for m in row.metrics if m.name not in of_labels)
     OWN[name] = replace(
         row,
         name=name,
         title=title or name,
         make=make,
-        metrics=tuple(m for m in row.metrics if m.name != "wrong_labels_learnt"),
+        metrics=metrics if classes else tuple(sorted(metrics, key=lambda m: m.name != "test_loss")),
+        panels=row.panels if classes else ("test_loss", "train_loss", "distance", "perturbation"),
         parameters=tuple(replace(p, default=0) if p.name == "threads" else p for p in row.parameters if p.name in TRAINING),
         here={**row.here, "seeds": {"default": 1}},
-        held_back=row.held_back if validation is not None else (),
+        held_back=() if validation is None else row.held_back if classes else (VALIDATION_LOSS,),
         like="images",
     )
     return OWN[name]

@@ -144,11 +144,11 @@ class Networks:
         }
 
     def validate(self, model: nn.Module, which: int) -> dict[str, float]:
-        """The accuracy on data that neither train nor test: settings are chosen by it. NaN if there are none."""
+        """Accuracy and loss on data that neither train nor test: settings are chosen by them. NaN if there are none."""
         if "validation" not in self.held(which):
-            return {"validation_accuracy": float("nan")}
+            return dict.fromkeys(("validation_accuracy", "validation_loss"), float("nan"))
         (found,) = self._looked(model, which, "validation")
-        return {"validation_accuracy": found["right"] / found["n"]}
+        return {"validation_accuracy": found["right"] / found["n"], "validation_loss": found["loss"] / found["n"]}
 
     def _looked(self, model: nn.Module, which: int, *parts: str) -> list[dict[str, float]]:
         """What the network says of parts of the data, in evaluation mode."""

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import torch
@@ -95,6 +96,12 @@ class Own(Networks):
             if isinstance(data, Iterator):
                 raise TypeError(f"{name} must give its batches again and again (a DataLoader or a list of (x, y)), got an iterator")
         super().__init__(seeds, build, **how)
+
+    @property
+    def classes(self) -> bool:
+        """Are y class numbers? Numbers with a fraction are none."""
+        with drawing(self._data["train"], 0):
+            return not any(y.is_floating_point() for _, y in islice(map(self._placed, self._data["train"]), 1))
 
     def stream(self, which: int, number: int) -> Loader:
         return Loader(self._data["train"], generator(self.seeds[which], "batches", str(number)).initial_seed(), self._placed)
