@@ -191,7 +191,7 @@ class Guard:
             hook.remove()
 
     def _meet(self, module: Module, _: Any) -> None:
-        if get_ident() == self.thread and not torch.compiler.is_compiling() and module not in self.watch.modules:
+        if not torch.compiler.is_compiling() and get_ident() == self.thread and module not in self.watch.modules:
             self._remember(self.watch.add(module))
 
     def undo(self) -> None:
