@@ -203,7 +203,7 @@ class Record:
 class Run:
     """Methods x seeds trained together: the same initial weights, batches and noise stream for every method of a seed.
 
-    With ``background`` flatness is measured by a thread beside the training and enters the record when it is found (:meth:`collect`).
+    ``threads_of`` is how many threads it takes, whatever its settings say. With ``background`` flatness is measured by a thread beside the training and enters the record when it is found (:meth:`collect`).
 
     >>> run = Run(Settings(methods="sgd,rwp", seeds=2, steps=20))
     >>> run.advance(20)
@@ -211,7 +211,7 @@ class Run:
     (3, 2, 2)
     """
 
-    def __init__(self, settings: Settings, device: str = "cpu", dtype: torch.dtype = torch.float32):
+    def __init__(self, settings: Settings, device: str = "cpu", dtype: torch.dtype = torch.float32, threads_of: int | None = None):
         self.settings = settings
         self.device = device_named(device)
         self.updates = 0
@@ -223,6 +223,7 @@ class Run:
             for e in s.entrants
         ]
         self.engine = ENGINES[self.record.problem.engine](self.problem, self.groups)
+        self.engine.threads = threads_of or self.engine.threads
         self.background = False
         self.flatness_seconds, self.looks = 0.0, 0
         self._measuring: tuple[dict[str, np.ndarray], Future] | None = None

@@ -150,7 +150,7 @@ def test_the_global_random_state_is_untouched_and_dropout_is_that_of_the_seed(gl
 
 @pytest.mark.parametrize("base", ["sgd", "adamw"])
 def test_clipping_acts_on_the_combined_gradient(base):
-    run = run_of(methods="sam,m-rwp", clip=0.01, base=base, seeds=1)
+    run = run_of(methods="sam,m-rwp", clip=0.01, base=base, lr=0.01, seeds=1)
     seen = []
     for (runner,) in run.engine.runners:
         runner.optimizer.base.register_step_pre_hook(
@@ -522,7 +522,7 @@ def test_regression_has_a_loss_and_no_accuracy():
     problems.add("line", lambda: torch.nn.Linear(2, 1), data, data, loss=torch.nn.functional.mse_loss)
     run = Run(Settings("line", methods="sgd,sam:rho=0.01", steps=60, lr=0.05, weight_decay=0, seeds=1))
     run.advance(60)
-    assert (run.record.train_loss[-1] < 1e-2 * run.record.train_loss[0]).all() and np.isnan(run.record.test_accuracy).all()
+    assert (run.record.train_loss[-1] < 1e-2 * run.record.train_loss[0]).all() and "test_accuracy" not in run.record.columns
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")

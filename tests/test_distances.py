@@ -58,7 +58,7 @@ def test_all_images_and_a_mini_batch_differ(lab):
     assert "Training" in other.text
     other.work()
     other.finish()
-    assert other.objective("16").x.shape[1] == 300 and lab._objective("16").x.shape[1] == 30
+    assert other.objective("16").x.shape[1] == 300 and lab.objective("16").x.shape[1] == 30
 
 
 def test_state():

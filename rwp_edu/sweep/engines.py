@@ -39,8 +39,7 @@ def work(task: str, heard: Heard = lambda part: None) -> dict[str, Any]:
     keep_freed_memory()
     try:
         settings = Settings.from_json(task)
-        run = Run(settings)
-        run.engine.threads = 1  # a worker has a core
+        run = Run(settings, threads_of=1)  # a worker has a core
         while not run.finished:
             run.advance(max(1, run.settings.steps // 50))
             heard(run.updates / run.settings.steps)
