@@ -72,6 +72,8 @@ def _rgba(colour: str, alpha: float) -> str:
 
 def smooth(y: np.ndarray, weight: float) -> np.ndarray:
     """Exponential moving average over records (axis 0), started at the first."""
+    if not weight:
+        return y
     out = y.copy()
     for t in range(1, len(y)):
         out[t] = weight * out[t - 1] + (1 - weight) * y[t]
