@@ -133,7 +133,10 @@ def lab(arguments: Namespace) -> int:
         if port:
             free(port)
         folder = notebooks_folder(arguments.dir)
-    from jupyterlab.labapp import LabApp
+    from rwp_edu.later import no_grammar
+
+    with no_grammar():
+        from jupyterlab.labapp import LabApp
 
     root = getattr(os, "geteuid", lambda: -1)() == 0
     with tempfile.TemporaryDirectory() as settings:

@@ -10,8 +10,13 @@ import gzip
 from functools import cache
 
 import ipywidgets as w
-import plotly.graph_objects as go
 import traitlets as t
+
+from rwp_edu.later import no_grammar
+
+with no_grammar():
+    import plotly.basewidget  # noqa: F401
+    import plotly.graph_objects as go
 
 # Loading takes seconds on a slow machine and anywidget gives a model two, so nothing here is waited for. A picture is drawn when
 # its place has a width: plotly draws NaN into one that is not on the page yet, and a page shows a place only after ``render``.

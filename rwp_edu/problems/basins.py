@@ -19,13 +19,18 @@ def _diagonal(surface: Surface) -> float:
     return math.dist(*zip(*surface.view))
 
 
+def _newton(surface: Surface, x: Tensor) -> tuple[Tensor, Tensor]:
+    """The curvatures at x (M, 2), the smaller one first, and the step |H|⁻¹∇f (M, 2), |H| with the absolute eigenvalues."""
+    curvatures, axes = torch.linalg.eigh(surface.hessian(x))
+    along = (axes.mT @ surface.gradient(x).unsqueeze(-1)).squeeze(-1)
+    return curvatures, (axes @ (along / curvatures.abs().clamp_min(1e-12)).unsqueeze(-1)).squeeze(-1)
+
+
 def _settle(surface: Surface, x: Tensor, steps: int = 300) -> Tensor:
-    """Newton's method away from saddles: steps -|H|⁻¹∇f, |H| with the absolute eigenvalues, none longer than 1/100 of the view."""
+    """Newton's method away from saddles: no step is longer than 1/100 of the view."""
     reach = _diagonal(surface) / 100
     for _ in range(steps):
-        curvatures, axes = torch.linalg.eigh(surface.hessian(x))
-        along = (axes.mT @ surface.gradient(x).unsqueeze(-1)).squeeze(-1)
-        step = (axes @ (along / curvatures.abs().clamp_min(1e-12)).unsqueeze(-1)).squeeze(-1)
+        step = _newton(surface, x)[1]
         length = torch.linalg.vector_norm(step, dim=-1, keepdim=True)
         x = x - step * (reach / length.clamp_min(reach))
         if not (length > 1e-10 * reach).any():
@@ -60,11 +65,15 @@ def basin_of(surface: Surface, x: Tensor, steps: int = 500) -> Tensor:
     """Where noise-free gradient flow takes the points ``(..., 2)``: indices into :func:`minima` ``(...,)``, -1 for none of them.
 
     The flow is followed by gradient descent with steps of at most 1/300 of the view and 1/‖∇²f‖, which are stable wherever the
-    surface bends, and finished by Newton's method.
+    surface bends, until all points are where Newton's method finishes: the surface bends upwards, and its step is short.
     """
     reach = _diagonal(surface) / 300
     at = x.detach().reshape(-1, 2).double()
-    for _ in range(steps):
+    for number in range(steps):
+        if number % 20 == 0:
+            curvatures, step = _newton(surface, at)
+            if ((curvatures[:, 0] > 0) & (torch.linalg.vector_norm(step, dim=-1) < reach / 100)).all():
+                break
         g = surface.gradient(at)
         bend = torch.linalg.vector_norm(surface.hessian(at), dim=(-2, -1)).unsqueeze(-1)
         at = at - g / (bend + torch.linalg.vector_norm(g, dim=-1, keepdim=True) / reach + 1e-300)

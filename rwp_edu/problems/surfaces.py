@@ -125,7 +125,7 @@ class Wells(Surface):
     def hessian(self, x: Tensor) -> Tensor:
         _, d, e, (_, pull, bend) = self._parts(x)
         round_part = (2 * self.bowl + (pull * e).sum(0))[:, None, None] * torch.eye(2, dtype=x.dtype, device=x.device)
-        return (round_part - torch.einsum("wm,iwm,jwm->mij", bend * e, d, d)).view(*x.shape, 2)
+        return (round_part - ((bend * e * d).unsqueeze(1) * d).sum(2).permute(2, 0, 1)).view(*x.shape, 2)
 
     def smoothed(self, sigma: float) -> Self:
         v = _SIGMA.parse(sigma) ** 2
