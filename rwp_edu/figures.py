@@ -256,7 +256,7 @@ def layout(
     else:
         far = record.settings.steps
         if x == "gradients":
-            far *= max(_points_per_update(record, e) for e in rows)
+            far = max(_gradients_in_all(record, e) for e in rows)
     out: dict[str, Any] = {
         "height": height,
         "margin": {"l": 44, "r": 14, "t": 30, "b": 42},
@@ -272,7 +272,7 @@ def layout(
         suffix = str(number) if number > 1 else ""
         left, top = number % 2 == 1, number <= 2
         line = {"gridcolor": FAINT, "zeroline": False, "linecolor": FAINT, "showline": True}
-        title = metric.across or ("" if top else X_AXES[x])
+        title = metric.across or ("" if top else record.problem.metrics[1].title if x == "loss" else X_AXES[x])
         last = len(record.profiles[metric.name][0, 0]) if metric.across else far
         out[f"xaxis{suffix}"] = {
             **line, "domain": [0, 0.47] if left else [0.53, 1], "anchor": f"y{suffix}",
@@ -302,12 +302,13 @@ def layout(
     return out
 
 
-def _points_per_update(record: Record, e: int) -> float:
-    done = record.updates[-1]
-    if done:
-        return float(record.gradient_evaluations[-1, e] / done)
-    entrant = Entrant.parse(record.entrants[e])
-    return methods.get(entrant.method).cost(k=record.settings.of(entrant)["k"]).work
+def _gradients_in_all(record: Record, e: int) -> float:
+    """Of entrant ``e`` at the end of the run, if it goes on as it does now; of one that has diverged, if it had gone on."""
+    entrant, ended = Entrant.parse(record.entrants[e]), record.diverged[e]
+    moved = [mark.new for mark in record.marks if mark.name == "k" and "k" not in record.settings.pins(entrant)]
+    per_update = methods.get(entrant.method).cost(k=(moved or [record.settings.of(entrant)["k"]])[-1]).work
+    done = ended.max() if (ended >= 0).all() else record.updates[-1]
+    return float(record.gradient_evaluations[-1, e] + (record.settings.steps - done) * per_update)
 
 
 def race(record: Record, **options: Any):

@@ -312,7 +312,8 @@ class Run:
     def complete(self) -> None:
         """Finish an update that has begun."""
         if not self.whole:
-            self.step()
+            with threads(self.engine.threads):
+                self.step()
 
     def _update(self) -> Iterator[None]:
         s = self.settings
@@ -326,7 +327,7 @@ class Run:
         yield from self.engine.update(alive, factor, (self.updates + 1) / s.steps, writes)
         self.updates += 1
         self._died[~self.engine.alive & (self._died < 0)] = self.updates
-        if writes:
+        if writes or not self.engine.alive.any():  # or the last run has just diverged
             yield from self.engine.look()
             self.write()
 

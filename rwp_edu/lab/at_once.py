@@ -97,10 +97,17 @@ class Workers(Explorer):
             self._team.ask(*self._todo[0], updates=1)
             return True
         try:
-            found = self._team.answer()
-        except RuntimeError:
-            self._team = None
+            more = self._go_on(self._team)
+        except BaseException:
+            self.ended()
             raise
+        if not more:
+            self.ended()
+        return more or self._begun < self.state.measured
+
+    def _go_on(self, team: Team) -> bool:
+        """Take what the processes have found, and ask for the next; is there more to do?"""
+        found = team.answer()
         if found is None:
             return True
         if self._warm:
@@ -109,11 +116,14 @@ class Workers(Explorer):
             self.samples.setdefault(self._batch, []).append(found)
         self._todo.pop(0)
         if self._todo:
-            self._team.ask(*self._todo[0], updates=1 if self._warm else self.updates)
-            return True
-        self._team.close()
-        self._team = None
-        return self._begun < self.state.measured
+            team.ask(*self._todo[0], updates=1 if self._warm else self.updates)
+        return bool(self._todo)
+
+    def ended(self) -> None:
+        """A measurement that goes on is given up, and its processes end."""
+        if self._team is not None:
+            self._team.close()
+            self._team = None
 
     def finish(self) -> None:
         while self.work():

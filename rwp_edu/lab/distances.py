@@ -194,7 +194,7 @@ class Distances(Explorer):
             "xaxis": {**LOG, **titled("distance from the weights"), "range": list(ACROSS), "domain": [0, 0.52]},
             "yaxis": {**LOG, **titled("rise of the loss"), "range": list(UP)},
             "xaxis2": {**LOG, **titled("number of weights P"), "range": [2, 4.6], "domain": [0.62, 1], "anchor": "y2"},
-            "yaxis2": {**AXIS, "anchor": "x2", "range": [0, 100], "autorange": False},
+            "yaxis2": {**AXIS, "anchor": "x2", "range": [0, max(100, *(1.1 * ratio for _, ratio, _ in self.ratios()), 0)], "autorange": False},
             "annotations": heads(*panels),
             "margin": {"l": 58, "r": 12, "t": 74, "b": 44}, "height": 460, "legend": {"orientation": "h", "y": 1.1, "x": 0, "yanchor": "bottom"},
         }  # fmt: skip

@@ -55,6 +55,11 @@ class Explorer:
         return self.SEED in self.state.TABLE
 
     @property
+    def next_seed(self) -> int:
+        """What the button takes the seed to."""
+        return getattr(self.state, self.SEED) + 1
+
+    @property
     def rows(self) -> dict[str, Parameter]:
         """The rows of the controls as they are now: a tick may depend on the state."""
         return dict(self.state.TABLE)
@@ -74,6 +79,9 @@ class Explorer:
             while self.work():
                 pass
 
+    def ended(self) -> None:
+        """The screen was closed: give back what is held for it."""
+
     def clicked(self, x: float, y: float) -> None:
         """A point of a trace that is called *surface* was clicked."""
 
@@ -84,7 +92,7 @@ class Explorer:
         """Change the state; a value that is not possible is an error that names what is."""
         self.state = self.state.replace(**changes)
         if self._screen is not None:
-            self._screen.wake()
+            self._screen.changed()
 
     def close(self) -> None:
         """Take the screen away with its widgets; another is made when the picture is shown again."""

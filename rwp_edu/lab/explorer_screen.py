@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from threading import get_ident
 from typing import Any
 
@@ -22,6 +23,8 @@ WIDTH = {"width": "306px"}
 class ExplorerScreen(Live):
     """Widgets of an ``Explorer``."""
 
+    LOOKS = ("hovered",)
+
     def __init__(self, owner: Explorer):
         super().__init__(owner)
         self.make = Maker()
@@ -31,10 +34,12 @@ class ExplorerScreen(Live):
         self.chips = Chips(self.store, make) if hasattr(owner.state, "methods") else None
         label, icon, tip = owner.AGAIN
         self.again = make.Button(description=label, icon=icon, tooltip=tip, layout=WIDTH)
-        self.again.on_click(lambda _: self.store(owner.SEED, getattr(self.owner.state, owner.SEED) + 1))
+        self.again.on_click(lambda _: self.store(owner.SEED, self.owner.next_seed))
         self._data, self._plan = owner.traces(), {**figures.PLAIN, **owner.layout()}
         self.figure = Plot(data=self._data, layout={**self._plan, "autosize": True})
         self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
+        self.figure.observe(self.answered, names="_js2py_traceDeltas")
+        self._drawn_at = 0.0
         self._listen()
         self.says, self.status, self.setting = (make.HTML() for _ in range(3))
         # One column beside the picture; where the window is too narrow for that, two above it.
@@ -74,10 +79,11 @@ class ExplorerScreen(Live):
         self.obey()
         with one_thread():
             more = self.owner.work()
-            self.draw()
-        return self.owner.pause if more else None
+            late = self._answers and time.perf_counter() < self._drawn_at + self.patience
+            self.draw(picture=not late)
+        return self.owner.pause if more else 0.05 if late else None
 
-    def draw(self) -> None:
+    def draw(self, picture: bool = True) -> None:
         owner, state = self.owner, self.owner.state
         self._showing = get_ident()
         try:
@@ -102,7 +108,11 @@ class ExplorerScreen(Live):
             self.says.value = said
         if self.setting.value != setting:
             self.setting.value = setting
-        data, plan = owner.traces(), {**figures.PLAIN, **owner.layout()}
+        if picture:
+            self._draw_picture()
+
+    def _draw_picture(self) -> None:
+        data, plan, drawn = self.owner.traces(), {**figures.PLAIN, **self.owner.layout()}, False
         with self.figure.batch_update():
             if [[t[key] for key in STAYS] for t in data] != [[t[key] for key in STAYS] for t in self._data]:
                 self.figure.data = []
@@ -113,10 +123,13 @@ class ExplorerScreen(Live):
                 moved = {key: value for key, value in new.items() if key not in STAYS and not _same(before.get(key), value)}
                 if moved:
                     trace.update(moved, overwrite=True)
+                    drawn = True
             changed = {key: value for key, value in plan.items() if not _same(self._plan.get(key), value)}
             if changed:
                 self.figure.update_layout(changed, overwrite=True)
         self._data, self._plan = data, plan
+        self._unanswered += drawn
+        self._drawn_at = time.perf_counter()
 
 
 def _same(a: Any, b: Any) -> bool:

@@ -20,10 +20,14 @@ HEADLESS = (
 )
 
 
+UNANSWERED = 0.25, 8.0  # seconds to wait for a front end that has not said that it drew the last picture: doubled each time, at most
+
+
 class Live:
     """A screen of ``owner``: ``box`` holds its widgets, which ``make`` made, among them ``figure`` and ``status``; ``apply`` does what was
     asked for; ``turn`` works, draws, and says after how many seconds to come again (None: when something is asked for)."""
 
+    LOOKS: tuple[str, ...] = ()  # wishes that change nothing but what the pointer reads
     box: Any
     figure: Any
     make: Any
@@ -37,6 +41,7 @@ class Live:
         self._event: asyncio.Event | None = None
         self._task: asyncio.Task | None = None
         self._showing: int | None = None  # the thread that is moving the widgets itself
+        self._answers, self._unanswered = False, 0  # does the front end tell when it has drawn?
 
     def store(self, name: str, value: Any) -> None:
         """Remember that something was asked for, unless the screen itself is moving its widgets: a hand on a slider may come
@@ -51,15 +56,38 @@ class Live:
 
     def obey(self) -> bool:
         """Apply what was asked for; was there anything? What cannot be done is said, and what goes on goes on."""
-        anything = bool(self._asked)
+        anything, refused = bool(self._asked), ""
+        if any(name not in self.LOOKS for name, _ in self._asked):
+            self.error = ""
         while self._asked:
             name, value = self._asked.pop(0)
-            self.error = ""
+            if self._asked and self._asked[0][0] == name and self.replaced(name):
+                continue
             try:
                 self.apply(name, value)
             except Exception as error:
-                self.error = told(error)
+                refused = told(error)
+        self.error = refused or self.error
         return anything
+
+    def replaced(self, name: str) -> bool:
+        """Is a wish void as soon as there is another of its name, as with a slider that is dragged?"""
+        return name in self.LOOKS or name in vars(self.owner.state)
+
+    def changed(self) -> None:
+        """The owner has moved by other hands than those on the screen."""
+        self.error = ""
+        self.wake()
+
+    def answered(self, change: Any = None) -> None:
+        """The front end has drawn."""
+        self._answers, self._unanswered = True, 0
+
+    @property
+    def patience(self) -> float:
+        """Seconds that the next picture waits for an answer to the last one. A slow front end is not sent pictures faster than it draws them: a click would wait behind them."""
+        first, most = UNANSWERED
+        return min(first * 2 ** min(self._unanswered, 10), most) if self._unanswered else 0.0
 
     def wake(self) -> None:
         """Let the loop look again; may be called from any thread."""
@@ -87,6 +115,7 @@ class Live:
         """Stop the loop and give the widgets back; the owner makes others when it is shown again."""
         if self._task is not None:
             self._task.cancel()
+        self.owner.ended()
         self.figure.close()
         self.make.close()
         if self.owner._screen is self:

@@ -100,11 +100,11 @@ class Race:
             vars(self).update(there)
             self._changed()
             return
-        self.state = state
+        if not self._run.updates and not all(getattr(state, name) == value for name, value in vars(self._run.settings).items() if name not in LIVE):
+            self._run = Run(state.settings)
         moved = {name: getattr(state, name) for name in LIVE}
         self._run.set(**{name: value for name, value in moved.items() if value != getattr(self._run.settings, name)})
-        if self._run.updates == 0 and self.waiting:
-            self._run = Run(self.state.settings)
+        self.state = state
         self._changed()
 
     def preset(self, name: str) -> None:
@@ -114,15 +114,17 @@ class Race:
         show = self.state.show if PRESETS[name].suits(self.state.problem) else ()
         state = RaceState(pace=self.state.pace).replace(**PRESETS[name].state(self.state.problem), show=show)
         if state.problem != self.state.problem:
-            self.set(**vars(state))
-        else:
-            self.state = state
-            self.reset()
+            self.set(problem=state.problem)
+        fresh = Run(state.settings)
+        self.state = state
+        self._start(fresh)
         self.asked = name
 
     def reset(self) -> None:
         """Begin again with the present state; the run so far stays as faint lines."""
-        fresh = Run(self.state.settings)
+        self._start(Run(self.state.settings))
+
+    def _start(self, fresh: Run) -> None:
         self._halt()
         if self._run.updates:
             self.ghost = self.record
@@ -175,7 +177,10 @@ class Race:
 
     def _changed(self) -> None:
         if self._screen is not None:
-            self._screen.wake()
+            self._screen.changed()
+
+    def ended(self) -> None:
+        """The screen was closed; a race holds nothing for it."""
 
     def close(self) -> None:
         """Take the screen away with its widgets; the run stays, and a screen is made again when the race is shown."""

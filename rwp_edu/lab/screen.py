@@ -32,11 +32,6 @@ PROBLEM = ("seeds", "steps", "seed")
 PACES = {"slow: 5 updates/s": 5, "20 updates/s": 20, "100 updates/s": 100, "as fast as it goes": 0}
 SLICE = 0.03  # seconds of training between two looks at what was asked for
 DRAW_EVERY, DRAW_EVERY_AT_FULL_SPEED = 0.1, 0.25
-UNANSWERED = (
-    0.25,
-    8.0,
-)  # seconds to wait for a front end that has not said that it drew the last picture: doubled each time, at most
-
 
 COPY = """<button class="jupyter-button" style="width: auto" title="it runs as pasted"
 onclick="const t = this.closest('.rwp-code').querySelector('textarea'); t.select(); document.execCommand('copy');
@@ -51,17 +46,19 @@ class Screen(Live):
     def __init__(self, race: Any):
         super().__init__(race)
         self.race, self.make = race, Maker()
-        self._unanswered = 0
         self._next_draw = 0.0
         self._drawn: tuple | None = None
         self._plan: dict[str, Any] = {}
         self.running = False
+        self._until: int | None = None  # where a single step ends
         self._around: Live | None = None
         self._clock = (0.0, 0)
+        self._saved = ""
+        self._switched: dict[str, None] = {}  # chips that were clicked: what was switched off can be switched on again
         self._buttons()
         self.chips = Chips(self.store, self.make)
         self.figure = Plot(race.figure.update_layout(showlegend=False, height=540, autosize=True))
-        self.figure.observe(self._drawn_there, names="_js2py_traceDeltas")
+        self.figure.observe(self.answered, names="_js2py_traceDeltas")
         self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
         self.says, self.status, self.counts = (self.make.HTML() for _ in range(3))
         self.left = self.make.VBox(layout={"width": "310px", "flex": "0 0 310px"})
@@ -182,21 +179,23 @@ class Screen(Live):
     # What was asked for
 
     def apply(self, name: str, value: Any) -> None:
-        race = self.race
+        race, self._saved = self.race, ""
         match name:
             case "start":
                 self._begin()
             case "pause":
                 self.stop("paused")
                 race._run.complete()
+            case "step" if race._run.finished:
+                pass
             case "step":
-                self.stop("paused")
                 every = race.record.settings.record_every
-                race.run(every - race._run.updates % every)
+                self._begin(until=race._run.updates + every - race._run.updates % every)
             case "reset":
                 race.reset()
             case "preset":
                 race.preset(value)
+                self._switched = {}
             case "problem" if value == OTHER:
                 self.opening.show()
             case "problem":
@@ -208,26 +207,28 @@ class Screen(Live):
             case "look":
                 self._look_around()
             case "save":
-                race.status = f"saved as {race.save()}"
+                self._saved = f" · saved as {race.save()}"
             case "coded":
                 pass
             case "unfold":
                 value()
             case "toggle":
+                self._switched |= {value[0]: None}
                 race.set(methods=toggled(race.state.methods, *value))
             case _:
                 race.set(**{name: value})
 
-    def _begin(self) -> None:
+    def _begin(self, until: int | None = None) -> None:
+        """Train live, to the end or ``until`` so many updates."""
         global _running
         other = _running() if _running else None
         if other is not None and other is not self and other.running:
             other.stop("paused, because another race was started")
             other.wake()
-        if self.race._run.finished or self.race.waiting:
+        if self.race._run.finished:
             self.race.reset()
         _running = weakref.ref(self)
-        self.running, self.race.status = True, "running"
+        self.running, self._until, self.race.status = True, until, "running"
         self.race._run.background = True
         self._clock = (time.perf_counter(), self.race._run.updates)
 
@@ -237,6 +238,7 @@ class Screen(Live):
 
     def _leave_for(self, problem: str) -> None:
         self.race.set(problem=problem)
+        self._switched = {}
         self.opening.show(False)
 
     def _open(self, name: str) -> None:
@@ -268,7 +270,14 @@ class Screen(Live):
         if self._around is not None:
             self._around.end()
         self._around, self.around.children = fresh, (fresh.box,)
+        self._around_of = self.race.state.problem
         fresh.begin()
+
+    def _leave_around(self) -> None:
+        """What is around the runs of one problem is not shown under another."""
+        if self._around is not None and self._around_of != self.race.state.problem:
+            self._around.end()
+            self._around, self.around.children = None, ()
 
     # The loop
 
@@ -281,7 +290,7 @@ class Screen(Live):
         if self.race._run.collect():
             self._next_draw = 0.0
         began = time.perf_counter()
-        if not self.running or began > self._next_draw + self._patience:
+        if not self.running or began > self._next_draw + self.patience:
             self.draw()
             now = time.perf_counter()
             pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
@@ -292,28 +301,23 @@ class Screen(Live):
             return 0.05 if self.race._run.looking else 0.5
         return None
 
-    def _drawn_there(self, change: dict[str, Any]) -> None:
-        self._unanswered = 0
-
-    @property
-    def _patience(self) -> float:
-        """A slow front end is not sent pictures faster than it draws them: a click would wait behind them."""
-        first, most = UNANSWERED
-        return min(first * 2**self._unanswered, most) if self._unanswered else 0.0
-
     def _train(self) -> None:
-        run, pace = self.race._run, self.race.state.pace
+        run, pace = self.race._run, 0 if self._until else self.race.state.pace
         began, done = self._clock
         if pace and abs(run.updates - done - (time.perf_counter() - began) * pace) > pace:
             self._clock = began, done = time.perf_counter(), run.updates  # it was faster, or cannot keep up
         end = time.perf_counter() + SLICE
         with threads(run.engine.threads):
             while not (run.finished and run.whole) and time.perf_counter() < end:
+                if run.whole and run.updates == self._until:
+                    break
                 if run.whole and pace and run.updates >= done + (time.perf_counter() - began) * pace:
                     break
                 run.piece()
         if run.finished and run.whole:
             self.stop("finished")
+        elif run.whole and run.updates == self._until:
+            self.stop("paused")
 
     def fail(self, error: Exception) -> None:
         """The record so far stays."""
@@ -331,6 +335,7 @@ class Screen(Live):
     def draw(self) -> None:
         """Bring every widget in line with the state, and the picture with the record."""
         race, state = self.race, self.race.state
+        self._leave_around()
         self._showing = get_ident()
         try:
             self._make_controls()
@@ -344,7 +349,7 @@ class Screen(Live):
                 unused = words.unused(name, state)
                 control.explain(unused or ("acts at Reset" if name in waiting else ""), off=bool(unused))
             if not self.asked("toggle"):
-                self.chips.show(state, race.record.entrants)
+                self.chips.show(state, (*race.record.entrants, *self._switched))
             self.axis.value, self.smoothing.value, self.preset.value = state.x, state.smoothing, ""
             self.third.value = state.third if any(state.third in option for option in self.third.options) else ""
             paces = PACES if state.pace in PACES.values() else PACES | {f"{state.pace} updates/s": state.pace}
@@ -364,20 +369,20 @@ class Screen(Live):
         self._draw_figure()
 
     def _say(self) -> None:
-        race, last = self.race, self.race.record.rows[-1]
+        race = self.race
         self.says.value = f"<div class='rwp-says'>{race.summary}</div>"
         asked = PRESETS.get(race.asked)
         self.question.value = f"<div class='rwp-question'><b>{asked.title}.</b> {asked.question}</div>" if asked else ""
-        shown = [race.record.entrants.index(name) for name in race.shown]
-        gradients = int(last["gradient_evaluations"][shown].sum()) * race.record.settings.seeds if shown else 0
+        shown = [group for group, name in zip(race._run.groups, race.record.entrants) if name in race.shown]
+        gradients = int(sum(group.work for group in shown)) * race.record.settings.seeds
         spent = race._run.flatness_seconds
         flatness = f" · flatness {spent:.1f} s" if spent else ""
         self.counts.value = (
             f"<span class='rwp-counts'>&nbsp;{race._run.updates} updates · {gradients:,} gradients · "
-            f"{float(last['seconds'][shown].sum()):.1f} s{flatness}</span>"
+            f"{sum(group.seconds for group in shown):.1f} s{flatness}</span>"
         )
         waits = f" · Reset applies: {', '.join(name.replace('_', ' ') for name in race.waiting)}" if race.waiting else ""
-        waits += f" · {self.download}" if self.download else ""
+        waits += (f" · {self.download}" if self.download else "") + html.escape(self._saved, quote=False)
         said = f"<div class='rwp-status' role='status'>status: {html.escape(race.status, quote=False)}{waits}</div>"
         self.status.value = complaint(self.error + waits) if self.error else said
 

@@ -49,6 +49,12 @@ class RaceState(Settings):
         if self.third and not self.flatness_every:
             vars(self)["flatness_every"] = EVERY
 
+    def replace(self, **changes: Any) -> RaceState:
+        """Flatness that was measured for a picture alone is measured no longer when the picture goes."""
+        if self.third and changes.get("third") == "" and self.flatness_every == EVERY:
+            changes = {"flatness_every": 0} | changes
+        return super().replace(**changes)
+
     @property
     def settings(self) -> Settings:
         """The part that a run depends on."""
@@ -77,7 +83,7 @@ class Preset:
         return self.changes.get("problem", DEFAULT)
 
     def suits(self, problem: str) -> bool:
-        return get(problem).family == self.problem
+        return get(problem).family == self.problem and {*self.changes} - {"problem", "methods", *VIEW} <= {*parameters(problem)}
 
     def state(self, problem: str) -> dict[str, Any]:
         """The changes of a state that is at ``problem`` now."""

@@ -52,6 +52,7 @@ class Trial(Explorer):
     """
 
     STATE, OPEN, SEED = TrialState, "rwp_edu.lab.trial", "first"
+    AGAIN = ("New seeds", "random", "test the claim again, with seeds that have not been used")
 
     def __init__(self, state: Values):
         super().__init__(state)
@@ -72,6 +73,10 @@ class Trial(Explorer):
     def set(self, **changes: Any) -> None:
         """Change the state; another claim begins at its first statement."""
         super().set(**({"statement": "1"} if "claim" in changes else {}) | changes)
+
+    @property
+    def next_seed(self) -> int:
+        return self.state.first + self.state.seeds
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -8,9 +8,11 @@ import numpy as np
 
 from rwp_edu import methods
 from rwp_edu.problems import Metric
+from rwp_edu.schedules import scale
 from rwp_edu.settings import COMMON, Entrant, Settings
 from rwp_edu.training import Record
 
+SCALED = ("sigma", "rho")  # what a schedule of the scale acts on
 METHODS = tuple(f"{row.formula}: {row.meaning}" for row in methods.METHODS.values())
 
 
@@ -19,7 +21,7 @@ def _lead(better: np.ndarray, worse: np.ndarray, metric: Metric) -> str:
     gap = np.log10(worse) - np.log10(better) if metric.log else better - worse
     if len(gap) < 2:
         return ""
-    clear = abs(gap.mean()) >= 2.5 * gap.std(ddof=1) / math.sqrt(len(gap))
+    clear = gap.any() and abs(gap.mean()) >= 2.5 * gap.std(ddof=1) / math.sqrt(len(gap))
     size = f"{10 ** gap.mean():.2g} times lower" if metric.log else f"paired difference {metric.mean(gap)}"
     return f": {'a clear lead' if clear else 'too close to call'} ({size})"
 
@@ -55,29 +57,33 @@ def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
         return "Nothing has been trained yet: all methods of a seed start from the same weights."
     label = {e: Entrant.parse(record.entrants[e]).label for e in rows}
     values, cost = last[score.name], last["gradient_evaluations"].astype(int)
-    first, *others = sorted(rows, key=lambda e: values[e].mean(), reverse=score.high_is_good)
-    said = {e: f"{score.mean(values[e])}{' ' + score.noun if e == first else ''} for {cost[e]}" for e in rows}
+    lost = [f"{label[e]} ({(record.diverged[e] >= 0).sum()} of {len(values[e])})" for e in rows if (record.diverged[e] >= 0).any()]
+    lost = f" Diverged and frozen: {', '.join(lost)}." if lost else ""
+    standing = [e for e in rows if (record.diverged[e] < 0).any() and np.isfinite(values[e]).all()]
+    if not standing:
+        return f"After {last['updates']} updates no method is left: try a smaller learning rate, or less perturbation.{lost}"
+    first, *others = sorted(standing, key=lambda e: values[e].mean(), reverse=score.high_is_good)
+    said = {e: f"{score.mean(values[e])}{' ' + score.noun if e == first else ''} for {cost[e]}" for e in standing}
     text = f"After {last['updates']} updates {label[first]} leads with {said[first]} gradients"
     if others:
         text += f"; {label[others[0]]} has {said[others[0]]}{_lead(values[first], values[others[0]], score)}"
     text += "."
     text += "".join(f" {label[e]}: {said[e]}." for e in others[1:] if record.entrants[e] == "sgd")
     if others and record.problem.family in REMARKS:
-        text += REMARKS[record.problem.family](label, last, first)
-    lost = [
-        f"{label[e]} ({(record.diverged[e] >= 0).sum()} of {len(values[e])})" for e in rows if (record.diverged[e] >= 0).any()
-    ]
-    return text + (f" Diverged and frozen: {', '.join(lost)}." if lost else "")
+        text += REMARKS[record.problem.family]({e: label[e] for e in standing}, last, first)
+    return text + lost
 
 
 def unused(name: str, settings: Settings) -> str:
     """Why a control has no effect now, or nothing."""
-    if name not in methods.PARAMETERS:
+    if name not in COMMON:
         return ""
-    users = [e for e in settings.entrants if name in methods.get(e.method).parameters]
-    called = COMMON[name].symbol or name
+    needs = SCALED if name in ("scale", "scale_start") else (name,) if name in methods.PARAMETERS else ()
+    users = [e for e in settings.entrants if not needs or {*needs} & {*methods.get(e.method).parameters}]
     if not users:
-        return f"no chosen method uses {called}"
+        return f"no chosen method uses {' or '.join(COMMON[need].symbol or need for need in needs)}"
     if all(name in settings.pins(e) for e in users):
-        return f"every chosen method that uses {called} has a value of its own"
+        return f"every chosen method that uses {COMMON[name].symbol or name} has a value of its own"
+    if name == "scale_start" and all(scale(settings.of(e)["scale"], 0.0, 1.0, 0.0) == scale(settings.of(e)["scale"], 1.0, 1.0, 0.0) for e in users):
+        return "the schedule of the scale does not grow"
     return ""

@@ -109,6 +109,8 @@ class Own(Networks):
     def _placed(self, batch: Any) -> tuple[Any, Tensor]:
         if not isinstance(batch, (tuple, list)) or len(batch) != 2:
             raise TypeError(f"a batch must be a pair (x, y), got {type(batch).__name__}")
+        if not isinstance(batch[1], Tensor) or not batch[1].dim():
+            raise TypeError(f"y must be a tensor with an entry per example, got {batch[1]!r:.60}: give batches, as a DataLoader of a dataset does")
         y = batch[1].to(self.device)
         return self._moved(batch[0]), y.long() if y.dtype in INTEGERS else y
 
