@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from rwp_edu import lab
+from rwp_edu import lab, slices
+from rwp_edu.lab import around
 from rwp_edu.lab.around import TABLE, AroundState
 from rwp_edu.spectra import eigenvalues
 
@@ -137,3 +138,121 @@ def test_a_picture_of_flatness_is_measured():
     race.set(third="trace")
     race.run()
     assert np.isfinite(race.record.trace[-1]).all()
+
+
+def test_this_setting_is_a_line_that_opens_it_again(race):
+    for state in ({}, {"along": "eigenvectors", "reach": 0.5}, {"along": "eigenvectors"}, {"along": "solutions", "reach": 0.5, "x": 0.2}, {"reach": 0.1}):
+        view = race.around(entrant="rwp", **state)
+        assert eval(view.snippet, {"race": race}).state == view.state, view.snippet
+    assert race.around(entrant="rwp", along="eigenvectors").snippet == "race.around(entrant='rwp', along='eigenvectors')"
+
+
+def test_a_slice_comes_in_parts(race, monkeypatch):
+    """Of some hundredths of a second: with a clock that goes that far at every look, a few points a turn."""
+    monkeypatch.setattr(around, "GRID", 5)
+    whole = race.around(entrant="rwp")
+    whole.finish()
+    seconds = iter(range(10**6))
+    monkeypatch.setattr(around.time, "perf_counter", lambda: 0.75 * around.TURN * next(seconds))
+    view, said = race.around(entrant="rwp"), []
+    while view.found is None:
+        assert view.work()
+        said.append(view.text[view.text.index("Measuring") :] if view.found is None else "")
+    assert said == ["Measuring the loss around it: 25 %.", "Measuring the loss around it: 50 %.", "Measuring the loss around it: 75 %.", ""]
+    np.testing.assert_array_equal(view.found.values, whole.found.values)
+    plane, found = view._kept[view._plane_key]
+    at_once = slices.evaluate(view.solutions.objective("rwp", 0), plane, found.x, found.y, plane.origin[None])
+    for part, right in zip(found, at_once):
+        np.testing.assert_allclose(part, right, rtol=1e-5, atol=1e-6)
+
+
+def test_what_was_begun_goes_on(race):
+    view = race.around()
+    view.work()
+    part = view._begun[view._plane_key].part
+    view.set(reach=0.3)
+    view.work()
+    view.set(reach=0.5)
+    assert 0 < part == view._begun[view._plane_key].part < 1
+
+
+def test_the_run_itself_is_measured_once(race, monkeypatch):
+    view, read = race.around(), []
+    measure = view.solutions.read
+    monkeypatch.setattr(view.solutions, "read", lambda *args: read.append(args) or measure(*args))
+    assert view.text == view.text and len(read) == 1
+    view.set(run=1)
+    assert "seed 1" in view.text and len(read) == 2
+
+
+@pytest.fixture(scope="module")
+def diverged():
+    race = lab.race(methods="sgd:lr=1e+06,rwp,sam", seeds=1, steps=60)
+    race.run()
+    return race
+
+
+def test_beside_a_diverged_run_the_others_are_seen(diverged):
+    for along in TABLE["along"].choices:
+        view = diverged.around(entrant="rwp", along=along)
+        view.finish()
+        spectra = {t["name"]: len(t["x"]) for t in view.traces() if t["name"].startswith("spectrum")}
+        assert list(spectra.values()) == [0, 500, 500]
+        assert "tr H = " in view.text and "Of SGD (η 1e+06) there is no largest eigenvalue" in view.text, view.text
+        assert "no spectrum: the loss at w is not finite." in view.text
+        assert ("Of RWP there is no plane: SGD (η 1e+06) diverged." in view.text) == (along == "solutions") == ("Of RWP" in view.text)
+        assert (view.found is None) == (along == "solutions")
+
+
+def test_a_diverged_run_says_that_there_is_nothing(diverged):
+    for along in TABLE["along"].choices:
+        view = diverged.around(entrant="sgd:lr=1e+06", along=along)
+        view.finish()
+        assert view.layout() and view.traces() and not view.work()
+        assert "no spectrum: the loss at w is not finite." in view.text and "Measuring" not in view.text and "Click" not in view.text
+        assert ("The loss is nowhere finite in the plane." in view.text) != ("no plane" in view.text), view.text
+
+
+def test_heights_are_those_of_the_finite_part(race):
+    view = race.around()
+    view.finish()
+    view.found.values[:3], view.found.values[5, 5] = np.nan, np.inf
+    z, low, high = view._heights()
+    assert np.isfinite(z).all() and low == np.log10(np.nanmin(view.found.values)) < high and (z[:3] == high).all()
+    view.found.values[:] = np.nan
+    assert view.layout() and view.traces() and view.text.endswith("The loss is nowhere finite in the plane.")
+
+
+def test_the_plane_of_three_solutions_leaves_out_what_diverged():
+    race = lab.race(methods="sgd:lr=1e+06,rwp,sam,nso", seeds=1, steps=20)
+    race.run()
+    assert race.around(entrant="rwp", along="solutions")._corners == ("rwp", "sam", "nso")
+    assert race.around(entrant="sgd:lr=1e+06", along="solutions")._corners == ("sgd:lr=1e+06", "rwp", "sam")
+
+
+@pytest.mark.parametrize("train, first", [(150, "first 100 pictures"), (100, "")])
+def test_pictures_are_the_first_hundred_and_it_says_so(train, first, monkeypatch):
+    monkeypatch.setattr(around, "GRID", 2)
+    monkeypatch.setattr(around, "ALONG", 2)
+    race = lab.race(problem="images", methods="rwp", seeds=1, steps=1, model="mlp", width=4, train=train, test=101, batch=20)
+    race.run()
+    view = race.around(x=1.0)
+    assert ("Measuring the loss around it on the first 100 pictures." in view.text) == bool(first)
+    view.finish()
+    head = view.layout()["annotations"][0]["text"]
+    assert head == f"<b>The training loss around RWP{', ' * bool(first)}{first}</b>"
+    assert ("the training loss on the first 100 pictures is" in view.text) == bool(first)
+    assert view.text.count("on the first 100 pictures") == 2 * bool(first), view.text
+    view.set(data="test")
+    assert "first 100 pictures" in view.layout()["annotations"][0]["text"]
+    objective, problem = view.solutions.objective("rwp", 0), race.problem
+    x, y, _ = next(iter(problem.held(0)["train"]))
+    with torch.no_grad():
+        loss = problem.measured_loss(problem.at(view.solutions.weights("rwp", 0), 0).eval()(x[:100]), y[:100]).item()
+    assert objective.value == pytest.approx(loss, rel=1e-5)
+
+
+def test_digits_and_sensing_are_measured_on_all(race):
+    assert race.around().solutions.first == {"train": "", "test": ""}
+    sensing = lab.race(problem="sensing", methods="sgd", seeds=1, steps=2, d=6, n=200)
+    assert sensing.around().solutions.first == {"train": ""} and "first" not in sensing.around().layout()["annotations"][0]["text"]

@@ -107,6 +107,58 @@ def test_flatness_is_in_the_record(small):
     assert runs.entrant[15] == small.record.entrants[7] and runs.decay[15] == 0.01 and runs.seed[15] == 1
 
 
+def broken(function, calls, error):
+    """The function, which raises an error at some of its calls: what is computed then is lost."""
+    count = iter(range(1, 10**6))
+
+    def call(*args):
+        found = function(*args)
+        if next(count) in calls:
+            raise error
+        return found
+
+    return call
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("where", ["training", "a measurement of flatness", "the record"])
+def test_after_an_interrupt_it_goes_on_where_it_was(where, error, monkeypatch):
+    how = {"methods": "sgd,rwp:sigma=0.1", "seeds": 2, "steps": 12}
+    whole, pool = Pool("clean", **how), Pool("clean", **how)
+    whole.finish()
+    if where == "training":
+        monkeypatch.setattr(pool.run.problem, "gradients", broken(pool.run.problem.gradients, (1, 5, 12), error))
+    elif where == "the record":
+        monkeypatch.setattr(pool.run.engine, "measure", broken(pool.run.engine.measure, (1, 5), error))
+    else:
+        monkeypatch.setitem(LOOKS, "digits", broken(LOOKS["digits"], (1, 4, 8), error))
+    stops = 0
+    while True:
+        try:
+            pool.finish()
+            break
+        except error:
+            stops += 1
+            assert not pool.finished and pool.looks < 4
+    assert stops >= 2 and pool.finished and pool.looks == 4 and len(pool.record.rows) == 5
+    for look in range(4):
+        again, right = pool.at(look), whole.at(look)
+        assert again.updates == right.updates == 3 * (look + 1)
+        for name, values in right.measures.items():
+            np.testing.assert_array_equal(again.measures[name], values)
+        np.testing.assert_array_equal(again.test_accuracy, right.test_accuracy)
+
+
+def test_while_it_is_measured_the_moment_before_is_shown():
+    pool = Pool("clean", methods="sgd,rwp:sigma=0.1", seeds=2, steps=8)
+    while pool.looks < 1 or len(pool.record.rows) == 2:
+        pool.work()
+    before = pool.at().measures["pac_bayes"]
+    pool.work()
+    assert pool.looks == 1 and pool.at().updates == 2
+    np.testing.assert_array_equal(pool.at().measures["pac_bayes"], before)
+
+
 def test_pairs(small):
     runs = small.at()
     same, other = runs.pairs(methods="same"), runs.pairs(methods="other")

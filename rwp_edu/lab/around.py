@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import replace
 from typing import Any
 
@@ -24,7 +25,9 @@ from rwp_edu.traces import Measurement, trace
 
 GRID, ALONG = 41, 81  # points of an axis of the plane; of a line
 DECADES = 3  # of the loss that a picture shows above its lowest point
+SOME, TURN = 8, 0.04  # points of a grid at once; seconds of them between two looks at the screen
 PROBES, STEPS = 4, 40
+NOUNS = {"plane": "plane", "line": "line", "eigenvectors": "largest eigenvalue", "spectrum": "spectrum"}
 WIDTH = 1 / 120  # of the range, by which the points of a spectrum are widened
 SHADES = [[0, "rgba(46,139,201,0.03)"], [0.5, "rgba(46,139,201,0.45)"], [1, "rgba(213,94,0,0.8)"]]
 DIRECTIONS = {
@@ -69,6 +72,40 @@ class AroundState(Values):
             changes = {"reach": DIRECTIONS[changes["along"]][2]} | changes
         return super().replace(**changes)
 
+    def changed(self) -> dict[str, Any]:
+        """The values that differ from the defaults; that of the reach belongs to the directions."""
+        usual = vars(type(self)().replace(along=self.along)) | {"along": TABLE["along"].default}
+        return {name: value for name, value in vars(self).items() if value != usual[name]}
+
+
+class Filling:
+    """The loss over a grid of a line or plane, as ``slices.evaluate`` gives it, but some points at a time."""
+
+    def __init__(self, objective: Objective, plane: Plane, x: np.ndarray, y: np.ndarray | None = None, points: Tensor | None = None):
+        self.objective, self.plane, self.x, self.y = objective, plane, x, y
+        self.points = plane.axes[:0] if points is None else points
+        grids = [grid for grid in (x, y) if grid is not None]
+        coordinates = torch.as_tensor(np.stack(np.meshgrid(*grids), -1).reshape(-1, len(grids)))
+        self._asked = torch.cat([torch.ones(len(coordinates), 1), coordinates], 1).to(plane.axes).split(SOME)
+        self._values: list[Tensor] = []
+
+    @property
+    def part(self) -> float:
+        """How much of it is known."""
+        return len(self._values) / len(self._asked)
+
+    def work(self) -> None:
+        end, spanned = time.perf_counter() + TURN, torch.cat([self.plane.origin[None], self.plane.axes])
+        while self.part < 1 and time.perf_counter() < end:
+            self._values.append(self.objective.combined(spanned, self._asked[len(self._values)]))
+
+    @property
+    def found(self) -> Slice:
+        """The whole."""
+        values = torch.cat(self._values).double().cpu().numpy()
+        shape = [len(grid) for grid in (self.y, self.x) if grid is not None]
+        return Slice(self.x, self.y, values.reshape(shape), *self.plane.coordinates(self.points))
+
 
 class Around(Explorer):
     """A plane, lines and spectra around the runs of a race, as they were when it was opened.
@@ -82,11 +119,13 @@ class Around(Explorer):
     True
     """
 
-    STATE, OPEN, CHOICE = AroundState, "lab.around", "along"
+    STATE, OPEN, CHOICE = AroundState, "race.around", "along"
 
     def __init__(self, solutions: Solutions, state: AroundState):
         self.solutions = solutions
         self._kept: dict[tuple[Any, ...], Any] = {}
+        self._begun: dict[tuple[Any, ...], Filling] = {}
+        self._failed: dict[tuple[Any, ...], str] = {}  # why there is nothing
         super().__init__(AroundState())
         self.set(**vars(state))
 
@@ -153,12 +192,28 @@ class Around(Explorer):
     def _line_key(self, name: str) -> tuple[Any, ...]:
         return "line", name, *self._view
 
+    def _todo(self) -> list[tuple[tuple[Any, ...], Any]]:
+        return [(key, make) for key, make in self._jobs() if key not in self._kept and key not in self._failed]
+
     def work(self) -> bool:
-        todo = {key: make for key, make in self._jobs() if key not in self._kept}
-        for key, make in todo.items():
-            self._kept[key] = make(key[1])
-            break
-        return len(todo) > 1
+        """Some points of a plane or line, or all of something else; what cannot be computed is kept as nothing."""
+        for key, make in self._todo()[:1]:
+            try:
+                self._go_on(key, make)
+            except Exception as error:  # noqa: BLE001
+                self._failed[key] = str(error)
+        return bool(self._todo())
+
+    def _go_on(self, key: tuple[Any, ...], make: Any) -> None:
+        made = self._begun.get(key) or make(key[1])
+        if isinstance(made, Filling):
+            self._begun[key] = made
+            made.work()
+            if made.part < 1:
+                return
+            made = made.plane, made.found
+            del self._begun[key]
+        self._kept[key] = made
 
     def _objective(self, name: str, data: str = "train") -> Objective:
         return self.solutions.objective(name, self.state.run, data)
@@ -178,26 +233,33 @@ class Around(Explorer):
         if self.state.along == "random":
             directions = slices.random_directions(self._objective(name), 2, seed=self.state.seed)
         else:
-            directions = self._kept[self._key("eigenvectors", name)].vectors * self._weights(name).norm()
+            key = self._key("eigenvectors", name)
+            if key in self._failed:
+                raise ValueError(self._failed[key])
+            directions = self._kept[key].vectors * self._weights(name).norm()
         return slices.plane_along(self._objective(name), directions)
 
     @property
     def _corners(self) -> tuple[str, ...]:
-        """The three solutions of the plane: this one and the first two others."""
-        return (self.state.entrant, *(name for name in self.solutions.entrants if name != self.state.entrant))[:3]
+        """The three solutions of the plane: this one and the first two others, of those that did not diverge if there are two."""
+        others = [name for name in self.solutions.entrants if name != self.state.entrant]
+        return (self.state.entrant, *sorted(others, key=lambda name: not self.solutions.lives(name, self.state.run)))[:3]
 
-    def _slice(self, name: str) -> tuple[Plane, Slice]:
+    def _slice(self, name: str) -> Filling:
         reach, points = self.state.reach, torch.stack([self._weights(corner) for corner in self._corners])
         if self.state.along == "solutions":
+            for corner in self._corners:
+                if not self.solutions.lives(corner, self.state.run):
+                    raise ValueError(f"{_label(corner)} diverged")
             plane = slices.plane_through(*points)
             at, _ = plane.coordinates(points)
             middle, half = (at.min(0) + at.max(0)) / 2, 0.8 * reach * float(np.ptp(at, axis=0).max())
         else:
             plane, middle, half, points = self._along(name), np.zeros(2), reach, points[:1]
         x, y = (np.linspace(m - half, m + half, GRID) for m in middle)
-        return plane, slices.evaluate(self._objective(name, self.state.data), plane, x, y, points)
+        return Filling(self._objective(name, self.state.data), plane, x, y, points)
 
-    def _line(self, name: str) -> Slice:
+    def _line(self, name: str) -> Filling:
         """Along the first direction of a run; or from the run that is looked at to another."""
         s, objective = self.state, self._objective(name, self.state.data)
         if s.along == "solutions":
@@ -205,7 +267,7 @@ class Around(Explorer):
         else:
             whole = self._along(name)
             plane, x = Plane(whole.origin, whole.axes[:1]), np.linspace(-s.reach, s.reach, ALONG)
-        return slices.evaluate(objective, plane, x)
+        return Filling(objective, plane, x)
 
     @property
     def found(self) -> Slice | None:
@@ -227,32 +289,55 @@ class Around(Explorer):
         value = self._objective(s.entrant, s.data).loss(at[None]).item()
         return self.solutions.read(at, s.run) | {"loss": value, "distance": ((at - w).norm() / w.norm()).item()}
 
+    @property
+    def _here(self) -> dict[str, float]:
+        """Every metric of the run itself, measured once."""
+        key = self._key("metrics", self.state.entrant)
+        if key not in self._kept:
+            self._kept[key] = self.solutions.read(self._weights(self.state.entrant), self.state.run)
+        return self._kept[key]
+
     # The sentence
 
     @property
     def text(self) -> str:
         s, metrics = self.state, self.solutions.row.metrics
-        here = self.solutions.read(self._weights(s.entrant), s.run)
+        here = self._here
         score, loss = metrics[:2]
         seed = f", seed {self.solutions.seeds[s.run]}" if len(self.solutions.seeds) > 1 else ""
+        on = {data: f" on the {first}" * bool(first) for data, first in self.solutions.first.items()}
         told = f"{_label(s.entrant)}{seed} after {self.solutions.updates} updates: {loss.noun} {loss.shown(here[loss.name])}, {score.noun} {score.shown(here[score.name])}"
         spectrum, pairs = (self._kept.get(self._key(what, s.entrant)) for what in ("spectrum", "eigenvectors"))
         if spectrum and pairs:
             mass = spectrum[0].mean(lambda v: v < -0.01 * float(pairs.values[0]))
-            told += f"; tr H = {Estimate(*spectrum[1][:2])}, largest eigenvalue {float(pairs.values[0]):.3g}"
+            told += f"; tr H = {Estimate(*spectrum[1][:2])}, largest eigenvalue {float(pairs.values[0]):.3g}{on['train']}"
             told += f", {100 * mass.value:.0f} % of the eigenvalues clearly negative" * (mass.value > 0.005)
+        told = f"{told}. {self._missing}"
+        if self._plane_key in self._failed:
+            return told.rstrip()
         if self.found is None:
-            return f"{told}. Measuring the loss around it."
+            begun = self._begun.get(self._plane_key)
+            return f"{told}Measuring the loss around it{on[s.data]}{f': {100 * begun.part:.0f} %' if begun else ''}."
+        if not np.isfinite(self.found.values).any():
+            return f"{told}The loss is nowhere finite in the plane."
         if not s.x and not s.y:
-            return f"{told}. Click into the plane, or move the cross, to read other weights."
+            return f"{told}Click into the plane, or move the cross, to read other weights."
         there = self.reading()
-        return f"{told}. At the cross, {there['distance']:.2g} ‖w‖ away, the {_of(s.data)} loss is {there['loss']:.3g}, the {score.noun} {score.shown(there[score.name])}."
+        return f"{told}At the cross, {there['distance']:.2g} ‖w‖ away, the {_of(s.data)} loss{on[s.data]} is {there['loss']:.3g}, the {score.noun} {score.shown(there[score.name])}."
+
+    @property
+    def _missing(self) -> str:
+        """What there is not, of which run, and why."""
+        gone: dict[tuple[str, str], list[str]] = {}
+        for key in dict.fromkeys(key for key, _ in self._jobs() if key in self._failed):
+            gone.setdefault((key[1], self._failed[key].partition(":")[0]), []).append(f"no {NOUNS[key[0]]}")
+        return "".join(f"Of {_label(name)} there is {', '.join(what)}: {why}. " for (name, why), what in gone.items())
 
     # The picture
 
     def _heights(self) -> tuple[np.ndarray, float, float]:
         """log₁₀ of the loss over the plane, cut where it is too high, and its range."""
-        if self.found is None:
+        if self.found is None or not np.isfinite(self.found.values).any():
             return np.zeros((GRID, GRID)), 0.0, 1.0
         with np.errstate(divide="ignore", invalid="ignore"):
             z = np.log10(np.maximum(np.where(np.isfinite(self.found.values), self.found.values, np.inf), 1e-30))
@@ -306,7 +391,7 @@ class Around(Explorer):
         s, out = self.state, []
         for name in self.solutions.entrants:
             colour, dash = figures.look(name, self.solutions.entrants)
-            cut = self._kept.get(self._line_key(name))
+            cut = self._kept.get(self._line_key(name), (None, None))[1]
             x, y = ([], []) if cut is None else (cut.x, np.where(np.isfinite(cut.values), cut.values, np.nan))
             out.append(line(x, y, _label(name), colour, dash, "2") | {"line": {"color": colour, "width": 3.5 if name == s.entrant else 1.8, "dash": dash}, "legendgroup": name})  # fmt: skip
         return out
@@ -331,7 +416,7 @@ class Around(Explorer):
         return out
 
     def layout(self) -> dict[str, Any]:
-        s = self.state
+        s, first = self.state, self.solutions.first[self.state.data]
         low, high = self._span()
         _, bottom, top = self._heights()
         p = self.solutions.w.shape[-1]
@@ -347,7 +432,7 @@ class Around(Explorer):
             "solutions": f"From {_label(s.entrant)} (0) to the others (1)",
         }[s.along]
         panels = (
-            (f"The {_of(s.data)} loss around {_label(s.entrant)}", 0, 1),
+            (f"The {_of(s.data)} loss around {_label(s.entrant)}{f', {first}' * bool(first)}", 0, 1),
             (cut, 0.6, 1),
             ("Eigenvalues of the Hessian (density)", 0.6, 0.42),
         )

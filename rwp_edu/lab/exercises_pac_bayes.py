@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from rwp_edu.lab.exercises import pair, verdict
+
 CASES = ((50.0, 3.0, 100), (4.0, 15.0, 50), (0.2, 1.0, 1000))
 
 
@@ -16,20 +18,16 @@ def bound(s2: float, trace: float, distance: float, n: int) -> float:
 
 def check_best_noise(best: Callable[..., Any]) -> bool:
     """Is ``best(trace, distance, n)`` the pair (s², value) at which ``bound`` is smallest? Prints what is wrong; returns whether it is right."""
-    problem = next(filter(None, (_problem(best, *case) for case in CASES)), "")
-    print(f"Not yet: {problem}" if problem else "Right.")
-    return not problem
+    return verdict(_problem, best, *CASES)
 
 
 def _problem(best: Callable[..., Any], trace: float, distance: float, n: int) -> str:
     where = f"for tr H = {trace:g}, r = {distance:g}, n = {n}"
-    try:
-        found = best(trace, distance, n)
-    except Exception as error:  # noqa: BLE001
-        return f"it raised {type(error).__name__}: {error}."
-    if not isinstance(found, (tuple, list)) or len(found) != 2:
-        return f"return two numbers, s² and the value of the bound there; it returned {found!r}."
-    s2, value = map(float, found)
+    result = best(trace, distance, n)
+    found = pair(result)
+    if found is None:
+        return f"return two numbers, s² and the value of the bound there; it returned {result!r}."
+    s2, value = found
     if not s2 > 0:
         return f"{where} s² must be positive, it is {s2:g}."
     right = distance / math.sqrt(n * trace)

@@ -6,22 +6,23 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from rwp_edu.lab.exercises import numbers, verdict
+
 CASES = ((50.0, 4.0, 4810), (8.0, 0.5, 100), (3.0, 3.0, 7))
 
 
 def check_radius_ratio(ratio: Callable[..., Any]) -> bool:
     """Is ``ratio(trace, along, size)`` √(P uᵀHu / tr H), for a quadratic loss? Prints what is wrong; returns whether it is right."""
-    problem = next(filter(None, (_problem(ratio, *case) for case in CASES)), "")
-    print(f"Not yet: {problem}" if problem else "Right.")
-    return not problem
+    return verdict(_problem, ratio, *CASES)
 
 
 def _problem(ratio: Callable[..., Any], trace: float, along: float, size: int) -> str:
     where = f"for tr H = {trace:g}, uᵀHu = {along:g} and P = {size}"
-    try:
-        found = float(ratio(trace, along, size))
-    except Exception as error:  # noqa: BLE001
-        return f"it raised {type(error).__name__}: {error}."
+    result = ratio(trace, along, size)
+    found = numbers(result)
+    if found is None or found.numel() != 1:
+        return f"return one number; it returned {result!r}."
+    found = found.item()
     right = math.sqrt(size * along / trace)
     known = {
         right**2: "that is the square of it: rises go with the square of a distance",

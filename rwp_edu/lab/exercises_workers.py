@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from rwp_edu.lab.exercises import verdict
 
 CASES = ((2, 2), (5, 2), (4, 3), (1, 2))  # points, workers
 
@@ -17,9 +19,7 @@ def check_round(my_round: Callable[..., Any]) -> bool:
 
     ``gather(mine)`` takes a list and gives the lists of all ranks. Prints what is wrong; returns whether it is right.
     """
-    problem = next(filter(None, (_problem(my_round, *case) for case in CASES)), "")
-    print(f"Not yet: {problem}" if problem else "Right.")
-    return not problem
+    return verdict(_problem, my_round, *CASES)
 
 
 def _problem(my_round: Callable[..., Any], count: int, workers: int) -> str:
@@ -57,7 +57,7 @@ def _problem(my_round: Callable[..., Any], count: int, workers: int) -> str:
             found = call(rank, lambda mine: [list(part) for part in given], [])
         except Exception as error:  # noqa: BLE001
             return f"{where}: after gather rank {rank} raised {type(error).__name__}: {error}."
-        found = list(found) if isinstance(found, (list, tuple)) else found
+        found = list(found) if isinstance(found, Iterable) and not isinstance(found, str) else found
         if found == right:
             continue
         if isinstance(found, list) and sorted(map(str, found)) == sorted(right):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -91,8 +90,7 @@ class Pool:
         )
         self._start = self.run.base.w.clone()
         self._distances: list[np.ndarray] = []
-        self._slices = self._work()
-        self.finished = False
+        self._looked = 0  # entrants, over all moments
 
     @property
     def record(self) -> Record:
@@ -101,15 +99,25 @@ class Pool:
     @property
     def looks(self) -> int:
         """At how many moments the flatness of all runs is known."""
-        return len(self._distances)
+        return self._looked // len(self.run.settings.methods)
+
+    @property
+    def finished(self) -> bool:
+        return self.run.finished and self.record.rows[-1]["updates"] == self.run.updates and self.looks == len(self.record.rows) - 1
 
     @property
     def progress(self) -> float:
         return self.run.updates / self.run.settings.steps
 
     def work(self) -> bool:
-        """A few hundredths of a second of training or measuring; is there more?"""
-        self.finished = self.finished or next(self._slices, True)
+        """A few hundredths of a second of training or measuring; is there more? After an error or an interrupt it goes on where it was."""
+        if not self.finished:
+            if self.run.finished or self.run.updates % self.run.settings.record_every == 0:
+                self.run.write()  # if an interrupt came before it
+            if self.looks < len(self.record.rows) - 1:
+                self._look()
+            else:
+                self.run.step()
         return not self.finished
 
     def finish(self) -> None:
@@ -117,29 +125,22 @@ class Pool:
             while self.work():
                 pass
 
-    def _work(self) -> Iterator[bool]:
-        rows = self.record.rows
-        while not self.run.finished:
-            before = len(rows)
-            self.run.step()
-            if len(rows) > before:
-                yield from self._look(rows[-1])
-            yield False
-
-    def _look(self, row: dict[str, np.ndarray]) -> Iterator[bool]:
+    def _look(self) -> None:
+        """Measure the next entrant; the weights stay where they are until all are measured."""
         s = self.run.settings
-        w = self.run.base.w.view(len(s.methods), s.seeds, -1).clone()
-        for e, weights in enumerate(w):
-            with torch.no_grad():
-                found = LOOKS["digits"](self.run.problem, weights)
-            for name, values in found.items():
-                row[name][e] = values.numpy()
-            yield False
-        self._distances.append(torch.linalg.vector_norm(w - self._start.view_as(w), dim=-1).numpy())
+        look, e = divmod(self._looked, len(s.methods))
+        w = self.run.base.w.view(len(s.methods), s.seeds, -1)
+        with torch.no_grad():
+            found = LOOKS["digits"](self.run.problem, w[e])
+        for name, values in found.items():
+            self.record.rows[look + 1][name][e] = values.numpy()
+        self._distances[look:] = [torch.linalg.vector_norm(w - self._start.view_as(w), dim=-1).numpy()]
+        self._looked += 1
 
     def at(self, look: int = -1) -> Runs:
         """The runs at a moment, those that diverged left out."""
-        s, row, distance = self.run.settings, self.record.rows[1:][: self.looks][look], self._distances[look].ravel()
+        s, known = self.run.settings, range(self.looks)[look]
+        row, distance = self.record.rows[1 + known], self._distances[known].ravel()
         method = [e.method for e in s.entrants]
         decay = [s.of(e)["weight_decay"] for e in s.entrants]
         names = [np.repeat(np.array(part), s.seeds) for part in (s.methods, method, decay)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -12,9 +13,11 @@ from rwp_edu.handwritten import NetworkObjective, of_sensing
 from rwp_edu.objective import Objective, of_networks
 from rwp_edu.parameters import unknown
 from rwp_edu.problems import Problem
+from rwp_edu.problems.images import Images
 from rwp_edu.problems.networks import Networks
 from rwp_edu.training import Run
 
+MOST = 100  # examples of the loss of networks that are trained one after another
 
 def _of_networks(problem: Any, w: Tensor, which: int, data: str) -> Objective:
     x, y = (getattr(problem, f"{data}_{part}")[which] for part in "xy")
@@ -24,7 +27,7 @@ def _of_networks(problem: Any, w: Tensor, which: int, data: str) -> Objective:
 OBJECTIVES: dict[str, tuple[tuple[str, ...], Callable[..., Objective]]] = {
     "digits": (("train", "test"), _of_networks),
     "fine-tuning": (("train", "test"), _of_networks),
-    "images": (("train", "test"), of_networks),
+    "images": (("train", "test"), partial(of_networks, most=MOST)),
     "sensing": (("train",), lambda problem, w, which, data: of_sensing(problem, w, which)),
 }
 """Per problem: on which data there is a loss, and that loss for weights (P,) of one seed: (problem, w, which seed, data)."""
@@ -50,7 +53,27 @@ class Solutions:
         self.row: Problem = run.record.problem
         self.problem = run.problem
         self.w = run.engine.weights().clone()
+        self._alive = run.engine.alive.view(self.w.shape[:2]).tolist()
         self.data, self._objective = OBJECTIVES[family]
+
+    @cached_property
+    def first(self) -> dict[str, str]:
+        """On which examples the loss is taken, per data, as "first 100 pictures"; nothing where it is on all that are measured."""
+        noun = "pictures" if isinstance(self.problem, Images) else "examples"
+        return {data: f"first {MOST} {noun}" * self._more(data) for data in self.data}
+
+    def _more(self, data: str) -> bool:
+        """Are there more than ``MOST`` of them?"""
+        count = 0
+        for _, y, _ in self.problem.held(0)[data] if isinstance(self.problem, Networks) else ():
+            count += len(y)
+            if count > MOST:
+                return True
+        return False
+
+    def lives(self, entrant: str, which: int) -> bool:
+        """Has that run not diverged?"""
+        return self._alive[self.entrants.index(entrant)][which]
 
     def weights(self, entrant: str, which: int) -> Tensor:
         """The weights (P,) of an entrant with seed number ``which``."""
