@@ -180,7 +180,7 @@ def methods(arguments: Namespace) -> int:
         "Per update: points, rounds, gradients of a whole batch, different batches. State: vectors as long as the\n"
         "weights that are remembered between updates. Copies of the weights that a step of the optimizer needs beyond\n"
         "its base, state included: at its peak (while a closure runs).",
-        aligned(("method", "parameters and their published values"), [(r.name, published(r)) for r in rows], "<<"),
+        aligned(("method", "parameters and their defaults"), [(r.name, published(r)) for r in rows], "<<"),
         aligned(("method", "formula", "source"), [(r.name, r.formula, r.source) for r in rows], "<<<"),
         aligned(
             ("parameter", *(f"in {problem}" for problem in PROBLEMS), "allowed"),

@@ -48,8 +48,8 @@ def _plus(x: Tensor, y: Tensor, factor: float | Tensor) -> Tensor:
 class Descent:
     """N trajectories from ``starts`` (N, 2), whose type and place they keep: lists become float32.
 
-    ``settings`` are ``lr``, ``gradient_noise`` and any hyper-parameter of ``rwp_edu.methods`` (default: the method's published
-    value; note that RWP's published noise is filter-wise, here σ‖w‖; those that do not act on the method are ignored). Each is
+    ``settings`` are ``lr``, ``gradient_noise`` and any hyper-parameter of ``rwp_edu.methods`` (default: the method's
+    own; note that RWP's published noise is filter-wise, here σ‖w‖; those that do not act on the method are ignored). Each is
     one value for all or, for real numbers, a tensor ``(N, 1)``, one per trajectory. ``watch`` are the indices of trajectories
     whose ``path`` is recorded, at the start and every ``record_every`` updates.
 

@@ -42,6 +42,8 @@ from rwp_edu.points import FEW, At, Layout, drive
 
 _WRAPPER = Optimizer.profile_hook_step(lambda self: None).__code__  # what torch puts around every step: hooks, and word to a profiler
 _GLOBAL_HOOKS = torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks
+BEGINS = {"s": 1.0}  # bSAM's precision; other histories begin with 0
+FILLED = "filled_by_rwp_edu"  # in a parameter group: hyper-parameters that nobody gave it
 READ_AT_ONCE = ("cpu",)  # kinds of devices that a number is read from without waiting
 
 
@@ -54,8 +56,8 @@ class PerturbedOptimizer(Optimizer):
         **hyper: the method's own hyper-parameters. A parameter group of ``base`` may carry its own sigma, rho or lam.
 
     A step with a loss or gradient that is not finite raises ``FloatingPointError``; then, as after any exception in a
-    closure, weights, module buffers, gradients and random states are as before the step. Dropout sees the same mask at
-    every point of a step, and buffers such as BatchNorm statistics are updated by the first evaluation only.
+    closure, weights, module buffers, gradients and torch's random states are as before the step. Dropout sees the same mask at
+    every point of a step (what a closure draws from NumPy or ``random``, for mixup say, differs: draw that before the step), and buffers such as BatchNorm statistics are updated by the first evaluation only.
 
     On a CPU a loss is looked at before the next point is asked. Elsewhere a step waits for the device once: when it is complete,
     its losses and its gradient are looked at together, by a single read.
@@ -79,6 +81,8 @@ class PerturbedOptimizer(Optimizer):
         for key in hyper:
             if key not in row.parameters:
                 raise unknown(f"parameter of {name}", key, (*row.parameters, "seed"))
+        if row.cost().rounds > 1 and any(group.get("maximize") for group in base.param_groups):
+            raise TypeError(f"{name} climbs to where the loss is worst, which maximize=True would take for the best: minimize the negative instead")
         self.base, self.seed, self.memory = base, int(seed), {}
         self._generator: torch.Generator | None = None
         self._sizes: tuple[int, ...] = ()
@@ -87,23 +91,32 @@ class PerturbedOptimizer(Optimizer):
         self._shared: Any = None  # who else answers: rwp_edu.parallel
         own = {key: hyper.get(key, row.default(key)) for key in row.parameters}
         self.defaults = {**base.defaults, **own}
-        for group, keys in getattr(base, "_filled_by_rwp_edu", ()):  # wrapped before: forget that wrapper's defaults
-            for key in keys:
-                group.pop(key, None)
-        filled = [(group, [key for key in own if key not in group]) for group in base.param_groups]
         for group in base.param_groups:
+            for key in group.pop(FILLED, ()):  # wrapped before: forget that wrapper's defaults
+                group.pop(key, None)
             self._own(group)
         super().__init__(base.param_groups, self.defaults)
-        base._filled_by_rwp_edu = filled
+        self._made = True
 
-    param_groups = property(lambda self: self.base.param_groups, lambda self, _: None)
-    state = property(lambda self: self.base.state, lambda self, _: None)
+    def _given(name: str) -> property:  # noqa: N805 - torch sets both when it makes an optimizer: only later does that mean anything
+        return property(lambda self: getattr(self.base, name), lambda self, value: setattr(self.base, name, value) if vars(self).get("_made") else None)
+
+    param_groups, state = _given("param_groups"), _given("state")
+
+    def _of_base(name: str) -> Callable:  # noqa: N805
+        return lambda self, *given, **named: getattr(self.base, name)(*given, **named)
+
+    register_state_dict_pre_hook, register_state_dict_post_hook = map(_of_base, ("register_state_dict_pre_hook", "register_state_dict_post_hook"))
+    register_load_state_dict_pre_hook, register_load_state_dict_post_hook = map(
+        _of_base, ("register_load_state_dict_pre_hook", "register_load_state_dict_post_hook")
+    )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} around {self.base!r}"
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        param_group.update(self._own(param_group))
+        own = self._own(param_group)
+        param_group.update({FILLED: [key for key in own if key not in param_group]} | own)
         if not any(param_group is group for group in self.base.param_groups):
             self.base.add_param_group(param_group)
 
@@ -160,8 +173,8 @@ class PerturbedOptimizer(Optimizer):
             return gradients(points)
 
         self._warn_of_lost_gradients(plan)
-        memory, sizes = self.memory, self._sizes  # if other parameters are trained now, a history says nothing about them
-        self.memory, self._sizes = dict(memory) if plan.sizes == sizes else {}, plan.sizes
+        memory, sizes = self.memory, self._sizes
+        self.memory, self._sizes = dict(memory) if plan.sizes == sizes else _carried(memory, sizes, plan.sizes), plan.sizes
         try:
             with Guard(plan.trained, plan.clean, plan.parameters, plan.noise, w.device, plan.watch) as guard:
                 g = drive(row.start(w, **{**plan.given, "memory": self.memory}), answer, lazy=True)
@@ -207,6 +220,7 @@ class PerturbedOptimizer(Optimizer):
         parameters = [p for group in groups for p in group["params"]]
         kinds = [(p.requires_grad, p.dtype, p.device) for p in parameters]
         values = [[group.get(key, self.defaults[key]) for key in names] for group in groups]
+        values = [[value.item() if isinstance(value, Tensor) else value for value in own] for own in values]
         plan = self._plan
         if plan is None or plan.kinds != kinds or any(map(operator.is_not, plan.parameters, parameters)):
             plan = self._plan = _Plan(self, parameters, kinds)
@@ -237,7 +251,7 @@ class PerturbedOptimizer(Optimizer):
             found = f"method {own['method']!r}" if own else "an optimizer that is not of rwp_edu"
             raise ValueError(f"this state belongs to {found}, not to method {self.method!r}")
         device = next((p.device for group in self.param_groups for p in group["params"]), torch.device("cpu"))
-        drawn = own["generator"] is not None
+        drawn = own["generator"] is not None and methods.get(self.method).random
         if drawn and torch.device(own["device"]).type != device.type:
             raise ValueError(
                 f"this state was saved with the noise generator of {own['device']}, the parameters are on {device}: move the model to "
@@ -245,8 +259,6 @@ class PerturbedOptimizer(Optimizer):
             )
         noise = torch.Generator(device).set_state(own["generator"].cpu()) if drawn else None
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "rwp_edu"})
-        filled = getattr(self.base, "_filled_by_rwp_edu", ())  # the groups are others now
-        self.base._filled_by_rwp_edu = [(group, keys) for group, (_, keys) in zip(self.base.param_groups, filled)]
         self.seed, self._sizes, self._generator, self._plan = own["seed"], tuple(own["sizes"]), noise, None
         self.memory = _moved(own["memory"], device)
 
@@ -257,7 +269,7 @@ class PerturbedOptimizer(Optimizer):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._plan, self._left, self._shared = None, set(), None
+        self._plan, self._left, self._shared, self._made = None, set(), None, True
         if saved := state["_generator"]:
             self._generator = torch.Generator(saved[0]).set_state(saved[1])
         super().__setstate__({})
@@ -271,6 +283,8 @@ class _Plan:
         self.trained = [p for p in parameters if p.requires_grad]
         if not self.trained:
             raise ValueError(f"{type(optimizer).__name__} has no parameter that requires a gradient")
+        if any(p.is_complex() for p in self.trained):
+            raise TypeError(f"{type(optimizer).__name__} needs real parameters: train torch.view_as_real of the complex ones")
         self.layout = Layout({str(i): p.shape for i, p in enumerate(self.trained)})
         self.sizes = tuple(p.numel() if p.requires_grad else 0 for p in parameters)
         self.dtype = functools.reduce(torch.promote_types, (p.dtype for p in self.trained))
@@ -318,6 +332,17 @@ class _Plan:
 
     def views(self, flat: Tensor) -> Sequence[Tensor]:
         return _unflatten_dense_tensors(flat, self.trained)
+
+
+def _carried(memory: dict[str, Tensor], before: Sequence[int], now: Sequence[int]) -> dict[str, Tensor]:
+    """Histories (P,) where other parameters are trained now: those of the ones that still are, and for new ones what a history begins with."""
+    shared = [(sum(before[:i]), sum(now[:i]), n) for i, (b, n) in enumerate(zip(before, now)) if b == n and n]
+    carried = {}
+    for key, history in memory.items() if shared else ():
+        carried[key] = history.new_full((sum(now),), BEGINS.get(key, 0.0))
+        for old, new, n in shared:
+            carried[key][new : new + n] = history[old : old + n]
+    return carried
 
 
 def _moved(memory: dict[str, Any], device: torch.device) -> dict[str, Any]:

@@ -82,11 +82,14 @@ class ScaleSchedule:
         self.steps = Parameter("steps", "", 1, "", low=1).parse(steps)
         self.done = 0
         some = any(group[name] for group in groups)
-        self.exempt = [i for i, group in enumerate(groups) if some and not group[name]]
+        self.known, self.exempt = len(groups), [i for i, group in enumerate(groups) if some and not group[name]]
         self._set()
 
     def _set(self) -> None:
-        for i, group in enumerate(self.optimizer.param_groups):
+        groups = self.optimizer.param_groups
+        self.exempt += [i for i in range(self.known, len(groups)) if not groups[i][self.name]]  # groups that were added since
+        self.known = len(groups)
+        for i, group in enumerate(groups):
             if i not in self.exempt:
                 group[self.name] = scale(self.shape, self.start, self.end, self.done / self.steps)
 
@@ -96,8 +99,9 @@ class ScaleSchedule:
         self._set()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"done": self.done, "exempt": self.exempt}
+        return {"done": self.done, "exempt": self.exempt, "known": self.known}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.done, self.exempt = state_dict["done"], list(state_dict.get("exempt", self.exempt))
+        self.known = state_dict.get("known", len(self.optimizer.param_groups))
         self._set()

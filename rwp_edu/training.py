@@ -306,8 +306,8 @@ class Run:
 
     @property
     def whole(self) -> bool:
-        """Between two updates, not within one?"""
-        return self._pieces is None
+        """Between two updates, not within one, nor in one that was interrupted?"""
+        return self._pieces is None and self._drawn != self.updates
 
     def complete(self) -> None:
         """Finish an update that has begun."""
@@ -320,8 +320,13 @@ class Run:
         writes = (self.updates + 1) % s.record_every == 0 or self.updates + 1 == s.steps
         alive = [e for e, dead in enumerate((self.record.diverged >= 0).all(1)) if not dead]
         if self._drawn != self.updates:
-            self.problem.next(self._batches)
-            self._drawn = self.updates
+            before = self.problem.state()
+            try:
+                self.problem.next(self._batches)
+                self._drawn = self.updates
+            except BaseException:
+                self.problem.restore(before)
+                raise
         self._scale()
         factor = learning_rate(s.schedule, self.updates / s.steps)
         yield from self.engine.update(alive, factor, (self.updates + 1) / s.steps, writes)

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor
+
+
+def made(like: Any, parts: Iterable[Any]) -> Any:
+    """A tuple or list of the kind of ``like``, of these parts."""
+    return type(like)(*parts) if hasattr(like, "_fields") else type(like)(parts)
 
 
 def cut(x: Any, a: int, b: int) -> Any:
@@ -16,7 +22,7 @@ def cut(x: Any, a: int, b: int) -> Any:
     """
     if isinstance(x, Tensor):
         return x[a:b]
-    return {k: cut(v, a, b) for k, v in x.items()} if isinstance(x, dict) else type(x)(cut(v, a, b) for v in x)
+    return {k: cut(v, a, b) for k, v in x.items()} if isinstance(x, dict) else made(x, (cut(v, a, b) for v in x))
 
 
 def count(x: Any) -> int:

@@ -303,3 +303,152 @@ def test_a_regression_is_judged_by_its_loss(tmp_path):
     found = sweep("mine", "sgd", {"lr": [0.0001, 0.02]}, seeds=2, steps=40)
     assert {row["lr"]: row["chosen"] for row in found.results()} == {0.0001: False, 0.02: True}
     assert "validation loss" in found.rule
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 80
+
+    def __getitem__(self, i):
+        return torch.full((5,), float(i)), i % 2
+
+
+FEW = [(torch.zeros(4, 5), torch.tensor([0, 1, 0, 1]))]
+
+
+def test_workers_that_persist_give_every_example_of_an_epoch(tmp_path):
+    loader = DataLoader(Numbers(), 10, shuffle=True, num_workers=1, persistent_workers=True)
+    problems.add("numbers", lambda: nn.Linear(5, 2), loader, FEW)
+    try:
+        runs = [Run(Settings("numbers", methods="sgd", seeds=1, steps=16, record_every=4, lr=1e-4)) for _ in range(2)]
+        seen, draw = [], runs[0].problem.next
+        runs[0].problem.next = lambda batches: (draw(batches), seen.extend(runs[0].problem.batch(0)[0][:, 0].tolist()))
+        runs[0].advance(16)
+        assert sorted(seen) == sorted([*range(80)] * 2)
+        runs[1].advance(6)
+        checkpoints.save(runs[1], tmp_path)
+        again = checkpoints.load(tmp_path)
+        again.advance(16)
+        assert torch.equal(again.engine.weights(), runs[0].engine.weights())
+    finally:
+        problems.OWN.pop("numbers", None)
+
+
+@pytest.mark.parametrize(
+    "module, y, score",
+    [
+        (nn.Linear(5, 1), torch.tensor([0, 1, 0, 1]), "test_loss"),  # one logit
+        (nn.Conv1d(1, 3, 1), torch.zeros(4, 5, dtype=torch.long), "test_loss"),  # a label for every place
+        (nn.Linear(5, 2), torch.tensor([0, 1, 0, 1]), "test_accuracy"),
+        (nn.Linear(5, 2), torch.tensor([0, 1, 0, 1], dtype=torch.uint8), "test_accuracy"),
+    ],
+)
+def test_accuracy_is_for_those_who_choose_among_classes(module, y, score):
+    x = torch.randn(4, 1, 5) if isinstance(module, nn.Conv1d) else torch.randn(4, 5)
+    loss = nn.functional.cross_entropy if not isinstance(module, nn.Linear) or module.out_features > 1 else lambda o, y: nn.functional.mse_loss(o[:, 0], y.float())
+    problems.add("whose", module, [(x, y)], [(x, y)], loss=loss)
+    try:
+        run = Run(Settings("whose", methods="sgd", seeds=1, steps=2, record_every=1))
+        run.advance(2)
+        assert run.record.problem.score.name == score and np.isfinite(getattr(run.record, score)).all()
+    finally:
+        problems.OWN.pop("whose", None)
+
+
+def test_a_dataset_in_place_of_a_loader_is_told():
+    with pytest.raises(TypeError, match="give batches, as a DataLoader of a dataset does"):
+        problems.add("single", nn.Linear(5, 2), Numbers(), FEW)
+
+
+def test_named_tuples_and_samplers_with_a_generator():
+    from collections import namedtuple
+
+    Pair = namedtuple("Pair", "a b")
+
+    class Sum(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.linear = nn.Linear(5, 2)
+
+        def forward(self, x):
+            return self.linear(x.a + x.b)
+
+    x = torch.randn(12, 5)
+    pairs = [(Pair(x, x), torch.arange(12) % 2)]
+    g = torch.Generator().manual_seed(3)
+    sampler = torch.utils.data.BatchSampler(torch.utils.data.RandomSampler(Numbers(), generator=g), 10, False)
+    try:
+        problems.add("pairs", Sum, pairs, pairs)
+        Run(Settings("pairs", methods="sgd,lpf-sgd:k=2", seeds=1, steps=2)).advance(2)
+        problems.add("sampled", lambda: nn.Linear(5, 2), DataLoader(Numbers(), batch_sampler=sampler), FEW)
+        before, found = g.get_state(), []
+        for _ in range(2):
+            run = Run(Settings("sampled", methods="sgd", seeds=1, steps=10, lr=1e-4))
+            run.advance(10)
+            found.append(run.engine.weights())
+        assert torch.equal(*found) and torch.equal(g.get_state(), before)
+    finally:
+        problems.OWN.pop("pairs", None), problems.OWN.pop("sampled", None)
+
+
+def test_many_pictures_are_scaled_by_all_classes():
+    dark, light = torch.zeros(6000, 3, 1, 1, dtype=torch.uint8), torch.full((6000, 3, 1, 1), 255, dtype=torch.uint8)
+    pictures = datasets.Pictures(("dark", "light"), (torch.cat([dark, light]), torch.zeros(12000)), (dark, torch.zeros(6000)))
+    mean, deviation = pictures.scale()
+    assert mean.flatten().tolist() == pytest.approx([0.5] * 3) and deviation.flatten().tolist() == pytest.approx([0.5] * 3, abs=0.01)
+
+
+def test_a_tar_gives_what_its_folder_gives_and_says_where_it_is_damaged(folder, tmp_path):
+    first = sorted((folder / "train" / "blue").iterdir())[0]
+    os.link(first, first.with_name("hard.png"))
+    (first.with_name("soft.png")).symlink_to(first.name)
+    with tarfile.open(tmp_path / "pictures.tar", "w") as tar:
+        tar.add(folder, "pictures")
+    with tarfile.open(tmp_path / "pictures.tar") as tar:
+        at = tar.getmembers()[len(tar.getmembers()) // 2].offset
+    whole, packed = (datasets.read_pictures(path, 8) for path in (folder, tmp_path / "pictures.tar"))
+    assert len(packed.train[0]) == len(whole.train[0]) == 14 and torch.equal(packed.train[0].sum((1, 2, 3)).sort()[0], whole.train[0].sum((1, 2, 3)).sort()[0])
+    data = bytearray((tmp_path / "pictures.tar").read_bytes())
+    data[at : at + 512] = b"x" * 512
+    (tmp_path / "damaged.tar").write_bytes(data)
+    with pytest.raises(ValueError, match="damaged after pictures/"):
+        datasets.read_pictures(tmp_path / "damaged.tar", 8)
+
+
+@pytest.mark.parametrize("problem, methods", [("images", "sgd,rwp"), ("digits", "sgd,nso")])
+@pytest.mark.parametrize("after", [1, 3, 6])
+def test_a_run_that_was_interrupted_and_saved_goes_on_bit_for_bit(problem, methods, after, tmp_path, monkeypatch):
+    """Wherever the interrupt comes: while batches are drawn, or between two networks, or in a gradient."""
+    settings = Settings(problem, methods=methods, seeds=2, steps=5, batch=20, **({"width": 4} if problem == "images" else {}))
+    whole, run = Run(settings), Run(settings)
+    whole.advance(5)
+    calls = 0
+
+    def counted(of, name):
+        called = getattr(of, name)
+
+        def call(*given, **named):
+            nonlocal calls
+            calls += 1
+            found = called(*given, **named)
+            if calls == after:
+                raise KeyboardInterrupt
+            return found
+
+        monkeypatch.setattr(of, name, call)
+
+    run.advance(1)
+    with monkeypatch.context() as monkeypatch:
+        counted(run.problem, "next")
+        if problem == "images":
+            counted(run.problem, "loss")
+        else:
+            counted(run.problem, "gradients")
+        with pytest.raises(KeyboardInterrupt):
+            run.advance(4)
+    run.complete()
+    assert run.whole
+    checkpoints.save(run, tmp_path)
+    again = checkpoints.load(tmp_path)
+    again.advance(5)
+    assert torch.equal(again.engine.weights(), whole.engine.weights())

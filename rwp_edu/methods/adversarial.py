@@ -14,14 +14,14 @@ from rwp_edu.points import At, Conversation, Layout, wide
 
 
 def norm(g: Tensor) -> Tensor:
-    """||g||_2 of every run, plus 1e-12 so that a zero gradient gives a zero step."""
-    return torch.linalg.vector_norm(g, dim=-1, keepdim=True) + 1e-12
+    """||g||_2 of every run, plus 1e-12 so that a zero gradient gives a zero step; in single precision for float16, which has neither room."""
+    return torch.linalg.vector_norm(g, dim=-1, keepdim=True, dtype=torch.float32 if g.dtype == torch.float16 else None) + 1e-12
 
 
 def ascend(w: Tensor, d: Tensor, rho: float | Tensor, size: Tensor | None = None) -> Tensor:
     """w + ρ d/‖d‖, or w + ρ d/size."""
     size = norm(d) if size is None else size
-    return w + d * (rho / size) if isinstance(rho, Tensor) else torch.addcdiv(w, d, size, value=rho)
+    return w + d * (rho / size) if isinstance(rho, Tensor) or size.dtype != d.dtype else torch.addcdiv(w, d, size, value=rho)
 
 
 def sam(w: Tensor, rho: float) -> Conversation:

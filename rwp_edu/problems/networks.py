@@ -37,6 +37,11 @@ def seeded(make: Callable[[], nn.Module], seed: int) -> nn.Module:
         return make()
 
 
+def logits(output: Any) -> bool:
+    """Is what a module gives (n, C), with two classes or more?"""
+    return isinstance(output, Tensor) and output.dim() == 2 and output.shape[1] > 1
+
+
 class Networks:
     """S seeds, each with initial weights of its own. A subclass gives ``stream(which, number)``, an object whose ``draw()`` gives batches
     (x, y) and that has ``state()`` and ``restore(state)``, and ``held(which)``: batches (x, y, wrong) of training and of test data to measure on, and of
@@ -166,7 +171,7 @@ class Networks:
             with self.precision():
                 output = model(x)
             output, n = output.float() if self.bfloat16 and isinstance(output, Tensor) else output, len(y)
-            labels = not y.is_floating_point() and isinstance(output, Tensor) and output.dim() == 2
+            labels = not y.is_floating_point() and y.dim() == 1 and logits(output)
             hit = output.argmax(-1) == y if labels else torch.full((n,), float("nan"), device=self.device)
             parts = self.measured_loss(output, y) * n, hit.sum(), (hit * wrong).sum(), wrong.sum(), torch.tensor(n)
             total = total + torch.stack([part.to(self.device, torch.float64) for part in parts])

@@ -7,14 +7,14 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from itertools import islice
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rwp_edu.noise import generator
-from rwp_edu.problems.networks import Again, Batch, Networks, seeded
+from rwp_edu.problems.networks import Again, Batch, Networks, logits, seeded
+from rwp_edu.trees import cut, made
 
 MEASURED = 1000  # examples, of the training data
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)  # labels that losses do not take
@@ -24,7 +24,8 @@ INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)  # labels that lo
 def drawing(loader: Any, begin: int | list[Tensor]) -> Iterator[Callable[[], list[Tensor]]]:
     """Torch's global generator and those of a loader begin at a seed, or at the states that the function which is given told before; afterwards
     all are as they were."""
-    own = (getattr(loader, "generator", None), getattr(getattr(loader, "sampler", None), "generator", None))
+    sampler, cutter = (getattr(loader, name, None) for name in ("sampler", "batch_sampler"))
+    own = (getattr(place, "generator", None) for place in (loader, sampler, cutter, getattr(cutter, "sampler", None)))
     generators = list({id(g): g for g in (torch.default_generator, *own) if isinstance(g, torch.Generator)}.values())
     before = [g.get_state() for g in generators]
     try:
@@ -34,6 +35,12 @@ def drawing(loader: Any, begin: int | list[Tensor]) -> Iterator[Callable[[], lis
     finally:
         for g, state in zip(generators, before):
             g.set_state(state)
+
+
+def anew(loader: Any) -> Iterator[Any]:
+    """A loader's batches from its beginning. One with ``persistent_workers`` has a single iterator, which ``iter`` would take away from whoever
+    else goes through it."""
+    return loader._get_iterator() if getattr(loader, "persistent_workers", False) else iter(loader)
 
 
 class Loader:
@@ -49,7 +56,7 @@ class Loader:
         with drawing(self.loader, self.random) as states:
             found = next(self.batches, None) if self.batches is not None else None
             if found is None:
-                self.begun, self.taken, self.batches = states(), 0, iter(self.loader)
+                self.begun, self.taken, self.batches = states(), 0, anew(self.loader)
                 found = next(self.batches)
             self.random, self.taken = states(), self.taken + 1
         return self.place(found)
@@ -99,9 +106,13 @@ class Own(Networks):
 
     @property
     def classes(self) -> bool:
-        """Are y class numbers? Numbers with a fraction are none."""
+        """Are y class numbers (n,), for a module that gives (n, C) logits with C >= 2? Numbers with a fraction are none."""
         with drawing(self._data["train"], 0):
-            return not any(y.is_floating_point() for _, y in islice(map(self._placed, self._data["train"]), 1))
+            x, y = next(map(self._placed, anew(self._data["train"])), (None, torch.zeros(0, dtype=torch.long)))
+        if y.is_floating_point() or y.dim() > 1 or not len(y):
+            return not len(y)
+        with torch.no_grad():
+            return logits(seeded(self.build, 0).to(self.device, self.dtype).eval()(cut(x, 0, 2)))
 
     def stream(self, which: int, number: int) -> Loader:
         return Loader(self._data["train"], generator(self.seeds[which], "batches", str(number)).initial_seed(), self._placed)
@@ -117,7 +128,7 @@ class Own(Networks):
     def _moved(self, x: Any) -> Any:
         if isinstance(x, Tensor):
             return x.to(self.device, self.dtype if x.is_floating_point() else x.dtype)
-        return {k: self._moved(v) for k, v in x.items()} if isinstance(x, dict) else type(x)(self._moved(v) for v in x)
+        return {k: self._moved(v) for k, v in x.items()} if isinstance(x, dict) else made(x, map(self._moved, x))
 
     def examples(self, which: int) -> int:
         data = self._data["train"]
@@ -134,7 +145,7 @@ class Own(Networks):
         """Batches of the data in an order that is always the same, until there are ``most`` examples; nobody's random state moves."""
         n = 0
         with drawing(self._data[part], 0):
-            for x, y in map(self._placed, self._data[part]):
+            for x, y in map(self._placed, anew(self._data[part])):
                 yield x, y, torch.zeros(len(y), dtype=torch.bool, device=self.device)
                 n += len(y)
                 if n >= most:
