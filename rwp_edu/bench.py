@@ -648,7 +648,7 @@ def measure_row(row: Row, pairs: int) -> dict[str, Any]:
         try:
             measure_a(), measure_b()
             measured = [(measure_a(), measure_b()) for _ in range(pairs)]
-        except side_by_side.Disturbed as why:
+        except RuntimeError as why:  # disturbed, or it failed: the other rows are measured all the same
             return {**described, "skipped": str(why)}
     if row.wall and (loud := noise()):
         return {**described, "skipped": loud}

@@ -41,6 +41,8 @@ def checked() -> Iterator[None]:
     """Inside, an error is about what was asked for: it becomes one line."""
     try:
         yield
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ImportError) as error:
         raise Wrong(" ".join(str(error).split())) from error
 
@@ -347,8 +349,8 @@ def train_here(arguments: Namespace, shards: int = 0, first: bool = True) -> int
                     run.advance(min(10, every - run.updates % every) if folder else 10)
                     if folder and (run.updates % every == 0 or run.finished):
                         keep(run, folder)
-                if board:
-                    board.add(run.record)
+                    if board:
+                        board.add(run.record)
                 bar.update(run.updates - bar.n)
     except KeyboardInterrupt:
         interrupted = True
@@ -614,10 +616,17 @@ def reproduce(arguments: Namespace) -> int:
         if not arguments.json:
             bar.write(f"{result.verdict:18}  {result.claim.name}: {result.claim.title}", file=sys.stdout)
 
+    failed, interrupted = 0, False
     try:
         with bar:
-            evidence.reproduce([claim.name for claim in claims], seeds=seeds, quick=arguments.quick, told=keep)
+            for claim in claims:
+                try:
+                    evidence.reproduce([claim.name], seeds=seeds, quick=arguments.quick, told=keep)
+                except RuntimeError as error:  # of one claim: the others are tested all the same
+                    failed += 1
+                    bar.write(f"rwp-edu: {claim.name} failed: {' '.join(str(error).split())}", file=sys.stderr)
     except KeyboardInterrupt:
+        interrupted = True
         note(
             f"interrupted after {len(results)} of {len(claims)} claims"
             + (f"; they are in {folder}" if folder and results else "")
@@ -628,7 +637,7 @@ def reproduce(arguments: Namespace) -> int:
         print(f"report: {', '.join(str(folder / name) for name in report.NAMES if (folder / name).exists())}")
     elif results:
         print(report.markdown(results), end="")
-    return INTERRUPTED if len(results) < len(claims) else 0
+    return INTERRUPTED if interrupted else 1 if failed else 0
 
 
 def listed(arguments: Namespace) -> int:
@@ -776,10 +785,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="replace")
     try:
         arguments = parse(argv)
-        return COMMANDS[arguments.command].run(arguments)
+        status = COMMANDS[arguments.command].run(arguments)
+        sys.stdout.flush()
+        return status
     except Wrong as error:
         note(str(error))
         return WRONG
+    except BrokenPipeError:  # whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         note("interrupted")
         return INTERRUPTED

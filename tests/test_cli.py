@@ -489,3 +489,30 @@ def test_lab_opens_the_first_notebook_and_says_nothing_else(server):
         assert "00_start_here" in page.url
         assert not [url for url in asked if url.startswith(("http", "ws")) and "127.0.0.1" not in url]
         browser.close()
+
+
+@pytest.mark.parametrize("command", [["methods"], ["reproduce"], ["train", "digits", "--steps", "1", "--seeds", "1"]])
+def test_whoever_reads_may_leave_early(command):
+    """As with ``rwp-edu methods | head -1``: no complaint."""
+    process = subprocess.Popen([sys.executable, "-m", "rwp_edu", *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    complaints = process.stderr.read()
+    assert process.wait() == 0 and "Error" not in complaints and "Broken pipe" not in complaints
+
+
+def test_a_claim_that_fails_leaves_the_others(monkeypatch, capsys):
+    from rwp_edu import evidence
+
+    def broken(names, **options):
+        if names == ["two-radii"]:
+            raise RuntimeError("no process could be started")
+        return evidence.check(evidence.CLAIMS[names[0]], 2, quick=True)
+
+    def reproduce(names, told, **options):
+        told(broken(names))
+
+    monkeypatch.setattr(evidence, "reproduce", reproduce)
+    assert cli.main(["reproduce", "two-radii", "naive-noise-digits", "--quick", "--json"]) == 1
+    out = capsys.readouterr()
+    assert [claim["name"] for claim in json.loads(out.out)["claims"]] == ["naive-noise-digits"]
+    assert "two-radii failed: no process could be started" in out.err

@@ -137,7 +137,7 @@ class Race:
             raise ValueError(f"steps must be a whole number >= 0, got {steps!r}")
         self._halt()
         try:
-            self._run.advance(self._run.settings.steps - self._run.updates if steps is None else steps)
+            self._run.advance(self._budget() if steps is None else steps)
         except BaseException as error:
             self.status = f"stopped by {type(error).__name__}: {error}".rstrip(": ")
             with suppress(Exception):  # what was trained so far is recorded, if it can be
@@ -146,6 +146,11 @@ class Race:
             raise
         self.status = "finished" if self._run.finished else "paused"
         self._changed()
+
+    def _budget(self) -> int:
+        """Updates up to the end; where notebooks are run without a screen, networks that are trained one after another, which takes minutes, stop sooner."""
+        left, few = self._run.settings.steps - self._run.updates, os.environ.get(HEADLESS)
+        return min(left, int(few)) if few and self.record.problem.engine == "one by one" else left
 
     def around(self, **changes: Any):
         """The loss around the runs as they are now, and the spectra of their Hessians: ``around(entrant="sam", along="eigenvectors")``."""
