@@ -137,7 +137,7 @@ from rwp_edu.lab.exercises import check_nso
 
 _ = check_nso(my_nso)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # When you are stuck, open the next cell for a solution.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]

@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Use it in your own training
 #
-# **For** anyone who has written a PyTorch training loop. **Takes** about 15 minutes; the cells run in about half a minute on a
+# **For** anyone who has written a PyTorch training loop. **Takes** about 30 minutes; the cells run in about half a minute on a
 # laptop's CPU, no internet needed.
 #
 # After this notebook you can

@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Sharp and wide minima
 #
-# **For** readers of *One equation, many methods*. **Takes** about 15 minutes, ten seconds of CPU.
+# **For** readers of *One equation, many methods*. **Takes** about 20 minutes, ten seconds of CPU.
 #
 # After this notebook you can
 # 1. *compute* the depth and the width of a smoothed well by hand, and *name* the two scales of noise at which a sharp well loses;
@@ -252,7 +252,7 @@ from rwp_edu.lab.exercises import check_smoothed_well
 
 _ = check_smoothed_well(smoothed_well)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # When you are stuck, open the next cell for a solution.
 
 
@@ -295,7 +295,7 @@ print(drift.text)
 #
 # - Reparametrisation: Dinh, Pascanu, Bengio, Bengio, *Sharp Minima Can Generalize For Deep Nets*, [arXiv:1703.04933](https://arxiv.org/abs/1703.04933)
 # - SAM: Foret, Kleiner, Mobahi, Neyshabur, [arXiv:2010.01412](https://arxiv.org/abs/2010.01412)
-# - RWP and m-RWP: Li et al., [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), [arXiv:2404.00357](https://arxiv.org/abs/2404.00357); smoothing as a
+# - m-RWP (there called RWP) and RWP: Li et al., [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), [arXiv:2404.00357](https://arxiv.org/abs/2404.00357); smoothing as a
 #   filter: LPF-SGD, Bisla, Wang, Choromanska, [arXiv:2201.08025](https://arxiv.org/abs/2201.08025)
 # - NSO: Zhang, Li, Ju, [arXiv:2306.08553](https://arxiv.org/abs/2306.08553)
 #

@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Smoothing a loss
 #
-# **For** readers who know what a gradient and a Hessian are. **Takes** about 15 minutes, ten seconds of CPU.
+# **For** readers who know what a gradient and a Hessian are. **Takes** about 20 minutes, ten seconds of CPU.
 #
 # After this notebook you can
 # 1. *compute* the smoothed loss of a quadratic and of $x^4$ by hand, and *check* it by sampling;
@@ -150,7 +150,7 @@ from rwp_edu.lab.exercises import check_smoothed_loss
 
 _ = check_smoothed_loss(smoothed_loss)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # When you are stuck, open the next cell for a solution.
 
 

@@ -15,7 +15,7 @@
 # %% [markdown]
 # # How flat is flat?
 #
-# **For** everybody who has seen the race of *Start here*. **Takes** about 15 minutes, half a minute of CPU.
+# **For** everybody who has seen the race of *Start here*. **Takes** about 20 minutes, half a minute of CPU.
 #
 # After this notebook you can
 # 1. *measure* the trace, the largest eigenvalue and the rise under noise of a network that you trained, each with an error;
@@ -117,7 +117,7 @@ from rwp_edu.lab.exercises_trace import check_trace
 
 _ = check_trace(my_trace)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # When you are stuck, open the next cell for a solution.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]

@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Does flatness explain generalisation?
 #
-# **For** readers of *How flat is flat?*. **Takes** about 15 minutes, 40 seconds of CPU.
+# **For** readers of *How flat is flat?*. **Takes** about 30 minutes, 40 seconds of CPU.
 #
 # After this notebook you can
 # 1. *measure* how well a flatness predicts the test accuracy, by Kendall's τ with an interval, over all runs and where the training loss is matched;
@@ -81,7 +81,7 @@ print("\nyou said:", my_prediction)
 
 # %% [markdown]
 # What we found, with wrong labels:
-# - The **trace does not predict** the accuracy: τ = +0.21, and the interval has 0 in it. The **largest eigenvalue points the wrong way**, +0.30 (+0.09 to +0.48): sharper runs were better. **PAC-Bayes**, +0.03, tells nothing.
+# - The **trace does not predict** the accuracy: τ = +0.21, and the interval has 0 in it. The **largest eigenvalue points the wrong way**, +0.30 (+0.09 to +0.48): sharper runs were better. **PAC-Bayes**, $\lVert w-w_0\rVert\sqrt{\operatorname{tr}H/n}$ (lesson 10), +0.03, tells nothing.
 # - The **rise under noise does**, -0.66 (-0.82 to -0.50), at a matched loss still -0.40 (-0.69 to -0.12). It looks far, and it does not depend on how a network is scaled.
 # - But so does the **training loss**, +0.55, the *higher* the better: who does not fit 27 % wrong labels is better. A part of what sharpness seems to explain is this. The second column
 #   asks what is left: of the rise about half, of the trace nothing that can be told from chance.
@@ -105,7 +105,7 @@ for decay in DECAYS:
 # all. With more all runs are about equally good (85 to 90 %). Put together, the three groups have no order, or the opposite one: a *Simpson's paradox*.
 # **What varies between the runs decides what flatness explains.** A study that varies σ at one weight decay, as the race does, finds a strong correlation.
 #
-# Weight decay itself is the plainest case. From 0.01 to 0.04 it raises the accuracy of SGD as much as any perturbation and leaves the largest eigenvalue where it is; from 0.0005 to 0.01 it even doubles it. Only the rise notices.
+# Weight decay itself is the plainest case. From 0.01 to 0.04 it raises the accuracy of SGD as much as any perturbation and leaves the largest eigenvalue where it is; from 0.0005 to 0.01 it even doubles it. Only the rise falls at both steps.
 
 # %%
 for decay in DECAYS:
@@ -147,7 +147,7 @@ from rwp_edu.lab.exercises_scatter import check_rescaling
 
 _ = check_rescaling(my_rescaled)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # When you are stuck, open the next cell for a solution.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]

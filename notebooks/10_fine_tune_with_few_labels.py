@@ -15,10 +15,10 @@
 # %% [markdown]
 # # Fine-tune with few labels
 #
-# **For** everybody who fine-tunes networks on little data. **Takes** about 15 minutes, a minute of CPU.
+# **For** everybody who fine-tunes networks on little data. **Takes** about 20 minutes, a minute of CPU.
 #
 # After this notebook you can
-# 1. *compare* methods in the setting for which noise stability optimization (NSO) was proposed: a pre-trained network, few labels, some of them wrong;
+# 1. *compare* methods in a setting near that of noise stability optimization (NSO), fine-tuning a pre-trained network, with few labels, some of them wrong;
 # 2. *derive* the PAC-Bayes value from a bound and *compute* it;
 # 3. *tell* what of the gain a larger weight decay would have given, and what is left on clean labels.
 
@@ -74,7 +74,7 @@ table(lab)
 #
 # ## Write it yourself
 #
-# Return the $s^2$ at which the bound is smallest, and the bound there.
+# Return the $s^2$ at which the bound is smallest, and the bound there. `distance` is $\lVert w-w_0\rVert$, not its square.
 
 # %%
 def my_best_noise(trace, distance, n):
@@ -86,7 +86,7 @@ from rwp_edu.lab.exercises_pac_bayes import check_best_noise
 
 _ = check_best_noise(my_best_noise)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # When you are stuck, open the next cell for a solution.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
@@ -166,7 +166,7 @@ table(clean)
 #
 # ## Sources
 #
-# - NSO, its regime and its bound: [arXiv:2306.08553](https://arxiv.org/abs/2306.08553)
+# - NSO, its regime and its bound: [arXiv:2306.08553](https://arxiv.org/abs/2306.08553); few and noisy labels, by the same authors: [arXiv:2206.02659](https://arxiv.org/abs/2206.02659)
 # - SAM [arXiv:2010.01412](https://arxiv.org/abs/2010.01412); RWP [arXiv:2211.11489](https://arxiv.org/abs/2211.11489)
 # - PAC-Bayes for networks with noise in the weights: [arXiv:1703.11008](https://arxiv.org/abs/1703.11008)
 #

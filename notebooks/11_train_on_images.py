@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Train on images
 #
-# **For** everybody who trains convolutional networks. **Takes** about 20 minutes, three of them on one core of a CPU; a GPU is used where there is one and you ask for it.
+# **For** everybody who trains convolutional networks. **Takes** about 20 minutes, three of them on one core of a CPU. The labs use the CPU; `rwp-edu train` takes a GPU where there is one.
 #
 # After this notebook you can
 # 1. *train* a residual network by SGD, SAM, RWP and m-RWP side by side, live, on the bundled pictures, on CIFAR or on a folder of your own;
@@ -97,7 +97,7 @@ for recalibrate in ("off", "on"):
 #
 # ### Write it yourself
 #
-# `my_statistics(x)` gets the inputs of one BatchNorm layer for several batches, each `(n, channels, height, width)`, as they are at the clean weights. Return the mean and the variance
+# `my_statistics(batches)` gets the inputs of one BatchNorm layer for several batches, each `(n, channels, height, width)`, as they are at the clean weights. Return the mean and the variance
 # per channel that this layer should predict with: the mean over the batches of what each batch gives. The variance is the unbiased one.
 
 # %%
@@ -112,7 +112,7 @@ from rwp_edu.lab.exercises_statistics import check_statistics
 
 _ = check_statistics(my_statistics)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # When you are stuck, open the next cell for a solution.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]

@@ -104,7 +104,7 @@ from rwp_edu.lab.exercises_paired import check_paired
 
 _ = check_paired(my_paired)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # When you are stuck, open the next cell for a solution.
 
 
@@ -132,7 +132,7 @@ print(f"SAM minus SGD with tuned weight decay, standard error: {100 * paired:.2f
 # ## One scale up: looking until it is there
 #
 # Two methods that do *exactly the same*: no true difference. Somebody adds seeds one by one and stops as soon as the 95 % interval excludes 0. How often is a
-# "significant" difference announced within 64 seeds: 5, 10, 20, 40 % of the time?
+# "significant" difference announced within 64 seeds: 5, 10, 30 or 60 % of the time?
 
 # %%
 from rwp_edu.evidence.verdicts import t_quantile
@@ -161,7 +161,7 @@ assert significant[-1].mean() < 0.08 < 0.15 < significant.any(0).mean()
 #
 # ## Sources
 #
-# - the claims: RWP [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), m-RWP and m-ARWP [arXiv:2404.00357](https://arxiv.org/abs/2404.00357), NSO [arXiv:2306.08553](https://arxiv.org/abs/2306.08553), SAM [arXiv:2010.01412](https://arxiv.org/abs/2010.01412)
+# - the claims: m-RWP, there called RWP, [arXiv:2211.11489](https://arxiv.org/abs/2211.11489), RWP, ARWP and m-ARWP [arXiv:2404.00357](https://arxiv.org/abs/2404.00357), NSO [arXiv:2306.08553](https://arxiv.org/abs/2306.08553), SAM [arXiv:2010.01412](https://arxiv.org/abs/2010.01412)
 # - how many seeds a comparison needs [arXiv:1806.08295](https://arxiv.org/abs/1806.08295); variance in benchmarks [arXiv:2103.03098](https://arxiv.org/abs/2103.03098)
 # - the digits: [doi:10.24432/C50P49](https://doi.org/10.24432/C50P49)
 #

@@ -15,7 +15,7 @@
 # %% [markdown]
 # # Two gradients at once
 #
-# **For** everybody who knows the points and rounds of a method (*One equation, many methods*). **Takes** about 15 minutes, a minute of CPU; the measurements need two cores.
+# **For** everybody who knows the points and rounds of a method (*One equation, many methods*). **Takes** about 20 minutes, a minute of CPU; the measurements need two cores.
 #
 # After this notebook you can
 # 1. *compute* how long an update of any method takes on any number of workers, from its points and rounds;
@@ -84,7 +84,7 @@ from rwp_edu.lab.exercises_workers import check_round
 
 _ = check_round(my_round)
 
-# %% [markdown]
+# %% [markdown] tags=["solution"]
 # When you are stuck, open the next cell for a solution.
 
 # %% jupyter={"source_hidden": true} tags=["solution"]
