@@ -46,6 +46,7 @@ def state_of(run: Run) -> dict[str, Any]:
             for group in run.groups
         ],
         "problem": run.problem.state(),
+        "data": getattr(run.problem, "data", ""),
     }
 
 
@@ -116,6 +117,8 @@ def load(folder: str | Path, device: str = "cpu") -> Run:
         if state["format"] != FORMAT:
             raise ValueError(f"it has format {state['format']}, this is format {FORMAT} of rwp_edu {__version__}")
         return _restored(state, device)
+    except FileNotFoundError:  # the checkpoint is good, its pictures are gone
+        raise
     except (OSError, RuntimeError, ValueError, KeyError, TypeError, EOFError, pickle.UnpicklingError, BadZipFile) as error:
         raise ValueError(f"{path} is not a checkpoint that can be continued: {error}") from error
 
@@ -123,6 +126,8 @@ def load(folder: str | Path, device: str = "cpu") -> Run:
 def _restored(state: dict[str, Any], device: str) -> Run:
     record = Record.from_dict(json.loads(state["record"]))
     run = Run(record.settings, device, getattr(torch, state["dtype"]))
+    if state.get("data") and state["data"] != run.problem.data:
+        raise ValueError(f"the pictures of {record.settings.problem} are not those that it was trained on: put them back as they were")
     run.engine.restore(state["engine"])
     run._died.copy_(state["died"])
     for group, kept in zip(run.groups, state["groups"], strict=True):

@@ -506,6 +506,8 @@ def bench(arguments: Namespace) -> int:
 
 def sweep(arguments: Namespace) -> int:
     with checked():
+        from rwp_edu.datasets import FOLDER, pictures
+        from rwp_edu.problems import PICTURES
         from rwp_edu.sweep import plan
         from rwp_edu.sweep import sweep as run_sweep
         from rwp_edu.sweep.engines import checked as engine_checked
@@ -523,7 +525,9 @@ def sweep(arguments: Namespace) -> int:
         common = {name: common[name] for name in wanted}
         if arguments.methods is None:
             raise ValueError("name the methods to sweep over: --methods sgd,rwp,m-rwp")
-        plan(arguments.problem, arguments.methods, grid, **common)
+        for point in plan(arguments.problem, arguments.methods, grid, **common)[:1]:
+            if point.settings.problem in PICTURES or point.settings.problem.startswith(FOLDER):
+                pictures(point.settings.problem, point.settings.size)  # are they there?
         workers = WORKERS.parse(arguments.workers) if arguments.workers is not None else None
         engine = {"engine": arguments.engine, "workers": workers, "address": arguments.ray_address}
         engine_checked(arguments.engine, workers, arguments.ray_address)

@@ -179,6 +179,8 @@ class Together:
             loss, g, have = future.result()
             found.append(of.hand_over(g))
             check_loss(loss, name, plan.w.device.type in READ_AT_ONCE)
+            if seen and not have:
+                raise TypeError("a closure gave no gradient to the model that it was given: it has to evaluate that model, not one that it knows from elsewhere")
             losses.append(loss)
             seen |= have
         self.evaluated += len(asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -23,6 +23,15 @@ def cut(x: Any, a: int, b: int) -> Any:
     if isinstance(x, Tensor):
         return x[a:b]
     return {k: cut(v, a, b) for k, v in x.items()} if isinstance(x, dict) else made(x, (cut(v, a, b) for v in x))
+
+
+def leaves(x: Any) -> Iterator[Tensor]:
+    """All tensors, in their order."""
+    if isinstance(x, Tensor):
+        yield x
+        return
+    for part in x.values() if isinstance(x, dict) else x:
+        yield from leaves(part)
 
 
 def count(x: Any) -> int:

@@ -452,3 +452,73 @@ def test_a_run_that_was_interrupted_and_saved_goes_on_bit_for_bit(problem, metho
     again = checkpoints.load(tmp_path)
     again.advance(5)
     assert torch.equal(again.engine.weights(), whole.engine.weights())
+
+
+def test_a_run_goes_on_with_its_own_pictures_alone(folder, tmp_path):
+    settings = Settings(f"folder:{folder}", **SMALL)
+    run = Run(settings)
+    run.advance(2)
+    checkpoints.save(run, tmp_path / "out")
+    checkpoints.load(tmp_path / "out").advance(2)
+    datasets._kept.cache_clear()
+    gone = folder / "train" / "red" / "0.png"
+    picture = gone.read_bytes()
+    gone.unlink()
+    with pytest.raises(ValueError, match="are not those that it was trained on: put them back"):
+        checkpoints.load(tmp_path / "out")
+    gone.write_bytes(picture)
+    datasets._kept.cache_clear()
+    checkpoints.load(tmp_path / "out")
+    datasets._kept.cache_clear()
+    folder.rename(tmp_path / "elsewhere")
+    with pytest.raises(FileNotFoundError, match="there is no folder or tar"):
+        checkpoints.load(tmp_path / "out")
+
+
+def test_a_sweep_trains_again_what_stands_for_something_else(folder, tmp_path):
+    def run(problem, **more):
+        trained = []
+        found = sweep(problem, "sgd", {"lr": [0.01, 0.02]}, out=tmp_path / "out", told=lambda done, of: trained.append(done), **{**more, "seeds": 1, "steps": 2})
+        assert len(found.finished) == 2
+        return trained[0] == 0
+
+    name, small = f"folder:{folder}", {"size": 8, "width": 4, "batch": 4}
+    assert run(name, **small) and not run(name, **small)
+    picture = folder / "train" / "red" / "0.png"
+    picture.write_bytes((folder / "train" / "blue" / "0.png").read_bytes())
+    datasets._kept.cache_clear()
+    assert run(name, **small) and not run(name, **small)
+    x, y = torch.randn(8, 5), torch.arange(8) % 2
+    try:
+        for data in (x, x + 1):
+            for module in (nn.Linear(5, 2), nn.Sequential(nn.Linear(5, 3), nn.Linear(3, 2))):
+                problems.add("stands", module, [(data, y)], [(data, y)])
+                assert run("stands") and not run("stands")
+    finally:
+        problems.OWN.pop("stands", None)
+
+
+@pytest.mark.parametrize("name", ["folder:/nowhere", "cifar10"])
+def test_a_sweep_without_its_pictures_is_one_line(name, downloads, capsys):
+    assert cli.main(["sweep", name, "--methods", "sgd", "--grid", "lr=0.1,0.2"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_closure_that_ignores_its_model_is_told():
+    from rwp_edu import parallel
+    from rwp_edu.optim import MRWP
+
+    model, x, y = nn.Linear(5, 2), torch.randn(8, 5), torch.arange(8) % 2
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = parallel.threads(MRWP(torch.optim.SGD(model.parameters(), lr=0.1), sigma=0.1), model)
+
+    def closure(_):
+        loss = nn.functional.cross_entropy(model(x), y)
+        loss.backward()
+        return loss
+
+    optimizer.step(closure)  # one point after another, to learn which modules there are
+    before = [p.detach().clone() for p in model.parameters()]
+    with pytest.raises(TypeError, match="it has to evaluate that model"):
+        optimizer.step(closure)
+    assert all(map(torch.equal, model.parameters(), before))

@@ -13,6 +13,7 @@ from torch.nn.functional import cross_entropy, pad
 from rwp_edu import models
 from rwp_edu.datasets import Pictures
 from rwp_edu.noise import generator
+from rwp_edu.problems.identity import digest
 from rwp_edu.problems.labelled import Batches, mislabelled
 from rwp_edu.problems.networks import Again, Batch, Networks
 
@@ -144,6 +145,11 @@ class Images(Networks):
     def examples(self, which: int) -> int:
         """How many training pictures there are."""
         return len(self._chosen[which])
+
+    @property
+    def data(self) -> str:
+        some = self._x[:: max(1, len(self._x) // 64)], self._test_x[:: max(1, len(self._test_x) // 64)]
+        return digest((self._y, self._test_y, *some))
 
     def _normal(self, x: Tensor) -> Tensor:
         return (x.to(self.dtype) / 255 - self._mean) / self._std

@@ -109,6 +109,11 @@ class Networks:
         """The context in which outputs and losses are computed."""
         return torch.autocast(self.device.type, torch.bfloat16) if self.bfloat16 else nullcontext()
 
+    @property
+    def data(self) -> str:
+        """A hash of the data, where they could be others when a run goes on; else nothing."""
+        return ""
+
     # Batches
 
     def draw(self, batch: int = 0, which: int = 0) -> tuple[Any, Tensor]:

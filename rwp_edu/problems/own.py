@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from rwp_edu.noise import generator
 from rwp_edu.problems.networks import Again, Batch, Networks, logits, seeded
-from rwp_edu.trees import cut, made
+from rwp_edu.trees import cut, leaves, made
 
 MEASURED = 1000  # examples, of the training data
 INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32)  # labels that losses do not take
@@ -113,6 +113,14 @@ class Own(Networks):
             return not len(y)
         with torch.no_grad():
             return logits(seeded(self.build, 0).to(self.device, self.dtype).eval()(cut(x, 0, 2)))
+
+    def begin(self, seed: int) -> Iterator[Tensor]:
+        """The tensors of the first batch of every part of the data."""
+        for data in self._data.values():
+            with drawing(data, seed):
+                for x, y in map(self._placed, anew(data)):
+                    yield from (*leaves(x), y)
+                    break
 
     def stream(self, which: int, number: int) -> Loader:
         return Loader(self._data["train"], generator(self.seeds[which], "batches", str(number)).initial_seed(), self._placed)

@@ -31,7 +31,7 @@ class Point:
 
     @property
     def key(self) -> str:
-        """A hash of all that the result depends on: the settings and the version of the package."""
+        """A hash of the settings and the version of the package."""
         return digest({**self.settings.replace(methods=[self.entrant]).to_dict()})
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from rwp_edu import __version__
+from rwp_edu.problems.identity import behind
 from rwp_edu.sweep.engines import ENGINES, checked, tasks_of
 from rwp_edu.sweep.plan import Point, digest, groups, parsed, plan, settings_of
 from rwp_edu.sweep.results import Row, Sweep, whole
@@ -15,11 +16,14 @@ from rwp_edu.training import Record
 
 
 def _kept(folder: Path) -> Iterator[Record]:
-    """The records in a folder that this version has made; a file that is none is left alone."""
+    """The records in a folder that this version has made, from the data that are there now; a file that is none is left alone."""
     for path in sorted(folder.glob("run-*.json")):
         try:
-            if json.loads(path.read_text(encoding="utf-8"))["version"] == __version__:
-                yield Record.load(path)
+            told = json.loads(path.read_text(encoding="utf-8"))
+            if told["version"] == __version__:
+                record = Record.from_dict(told)
+                if told.get("data", "") == behind(record.settings):
+                    yield record
         except (ValueError, KeyError, TypeError, OSError):
             continue
 
@@ -106,7 +110,7 @@ def _run(
                 rows[point.key].failed = answer["failed"]
         else:
             if folder:
-                whole(folder / f"run-{digest(settings[i].to_dict())}.json", json.dumps({"version": __version__, **answer}))
+                whole(folder / f"run-{digest(settings[i].to_dict())}.json", json.dumps({"version": __version__, "data": behind(settings[i]), **answer}))
             _fill(rows, Record.from_dict(answer))
             assert all(rows[point.key].record for point in wanted[i]), "a record belongs to the settings it was made with"
         told(done(), len(found.rows))
