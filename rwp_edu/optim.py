@@ -251,13 +251,14 @@ class PerturbedOptimizer(Optimizer):
             found = f"method {own['method']!r}" if own else "an optimizer that is not of rwp_edu"
             raise ValueError(f"this state belongs to {found}, not to method {self.method!r}")
         device = next((p.device for group in self.param_groups for p in group["params"]), torch.device("cpu"))
-        drawn = own["generator"] is not None and methods.get(self.method).random
-        if drawn and torch.device(own["device"]).type != device.type:
+        drawn = own["generator"] is not None
+        elsewhere = drawn and torch.device(own["device"]).type != device.type
+        if elsewhere and methods.get(self.method).random:
             raise ValueError(
                 f"this state was saved with the noise generator of {own['device']}, the parameters are on {device}: move the model to "
                 "the same kind of device first (the streams of random numbers of CPU and GPU have nothing in common)"
             )
-        noise = torch.Generator(device).set_state(own["generator"].cpu()) if drawn else None
+        noise = torch.Generator(device).set_state(own["generator"].cpu()) if drawn and not elsewhere else None
         self.base.load_state_dict({key: value for key, value in state_dict.items() if key != "rwp_edu"})
         self.seed, self._sizes, self._generator, self._plan = own["seed"], tuple(own["sizes"]), noise, None
         self.memory = _moved(own["memory"], device)
