@@ -42,6 +42,12 @@ class AsModules(Networks):
     def stream(self, which, number):
         return None
 
+    def state(self):
+        return self.digits.state()
+
+    def restore(self, state):
+        self.digits.restore(state)
+
     def next(self, batches):
         self.digits.next(batches)
 
