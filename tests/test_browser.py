@@ -83,6 +83,8 @@ def test_race(page):
     assert python(page, "print(lab._run.updates)") == stopped
     assert "leads with" in page.locator(".rwp-lab .rwp-says").first.inner_text()
 
+    until(page, f"{LINE.format('RWP')} === {int(python(page, 'print(len(lab.record.rows))'))}")
+    points = page.evaluate(LINE.format("RWP"))
     press(page, "Step")
     until(page, f"!{STATUS}.includes('running') && {LINE.format('RWP')} > {points}")
     assert int(python(page, "print(lab._run.updates)")) % 10 == 0
@@ -106,7 +108,7 @@ def test_error_in_the_status_line(page):
 
 def test_methods_presets_and_axes(page):
     page.locator(".rwp-lab .rwp-chip button:has-text('SAM')").first.click()
-    until(page, "document.querySelector('.rwp-lab .js-plotly-plot').data.find(t => t.name === 'SAM').visible === false")
+    until(page, "!document.querySelector('.rwp-lab .js-plotly-plot').data.some(t => t.name === 'SAM' && t.visible !== false)")
     assert "no chosen method uses ρ" in page.locator(".rwp-lab").first.inner_text()
     page.locator(".rwp-lab button:has-text('gradients')").first.click()
     until(page, "document.querySelector('.rwp-lab .js-plotly-plot').layout.xaxis3.title.text.includes('gradient evaluations')")
