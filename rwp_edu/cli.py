@@ -182,7 +182,7 @@ def methods(arguments: Namespace) -> int:
         "Per update: points, rounds, gradients of a whole batch, different batches. State: vectors as long as the\n"
         "weights that are remembered between updates. Copies of the weights that a step of the optimizer needs beyond\n"
         "its base, state included: at its peak (while a closure runs).",
-        aligned(("method", "parameters and their defaults"), [(r.name, published(r)) for r in rows], "<<"),
+        aligned(("method", "parameters and their defaults"), [(r.name, defaults_of(r)) for r in rows], "<<"),
         aligned(("method", "formula", "source"), [(r.name, r.formula, r.source) for r in rows], "<<<"),
         aligned(
             ("parameter", *(f"in {problem}" for problem in PROBLEMS), "allowed"),
@@ -195,8 +195,8 @@ def methods(arguments: Namespace) -> int:
     return 0
 
 
-def published(row: Any) -> str:
-    """The hyper-parameters of a method; those of the noise in a word where they are the common ones."""
+def defaults_of(row: Any) -> str:
+    """The hyper-parameters of a method with their defaults; those of the noise in a word where they are the common ones."""
     from rwp_edu.methods import NOISE_PARAMETERS, PARAMETERS
 
     common = "noise (sigma, kind, law, perturb)"
@@ -525,9 +525,9 @@ def sweep(arguments: Namespace) -> int:
         common = {name: common[name] for name in wanted}
         if arguments.methods is None:
             raise ValueError("name the methods to sweep over: --methods sgd,rwp,m-rwp")
-        for point in plan(arguments.problem, arguments.methods, grid, **common)[:1]:
-            if point.settings.problem in PICTURES or point.settings.problem.startswith(FOLDER):
-                pictures(point.settings.problem, point.settings.size)  # are they there?
+        first = plan(arguments.problem, arguments.methods, grid, **common)[0].settings
+        if first.problem in PICTURES or first.problem.startswith(FOLDER):
+            pictures(first.problem, first.size)  # are they there?
         workers = WORKERS.parse(arguments.workers) if arguments.workers is not None else None
         engine = {"engine": arguments.engine, "workers": workers, "address": arguments.ray_address}
         engine_checked(arguments.engine, workers, arguments.ray_address)

@@ -111,7 +111,7 @@ def read_pictures(path: str | Path, size: int = 32) -> Pictures:
             except Exception as error:
                 raise ValueError(f"{path}: the picture {name} cannot be read ({error}): mend or remove it") from error
             found[at[0]].append((at[1], str(name), torch.from_numpy(pixels).permute(2, 0, 1)))
-    except (tarfile.TarError, EOFError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, zlib.error, KeyError) as error:  # KeyError: a link that leads nowhere
         raise ValueError(f"{path} is neither a folder nor a tar that can be read: {error}") from error
     if not found["test"]:
         found["test"] = found.pop("val")

@@ -24,7 +24,7 @@ import inspect
 import math
 import operator
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,9 +42,18 @@ from rwp_edu.points import FEW, At, Layout, drive
 
 _WRAPPER = Optimizer.profile_hook_step(lambda self: None).__code__  # what torch puts around every step: hooks, and word to a profiler
 _GLOBAL_HOOKS = torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks
-BEGINS = {"s": 1.0}  # bSAM's precision; other histories begin with 0
 FILLED = "filled_by_rwp_edu"  # in a parameter group: hyper-parameters that nobody gave it
 READ_AT_ONCE = ("cpu",)  # kinds of devices that a number is read from without waiting
+
+
+def _of_base(name: str) -> property:
+    """An attribute of the base. Torch sets those that it has, too, when it makes an optimizer: only later does that mean anything."""
+
+    def put(self: PerturbedOptimizer, value: Any) -> None:
+        if vars(self).get("_made"):
+            setattr(self.base, name, value)
+
+    return property(lambda self: getattr(self.base, name), put)
 
 
 class PerturbedOptimizer(Optimizer):
@@ -81,8 +90,6 @@ class PerturbedOptimizer(Optimizer):
         for key in hyper:
             if key not in row.parameters:
                 raise unknown(f"parameter of {name}", key, (*row.parameters, "seed"))
-        if row.cost().rounds > 1 and any(group.get("maximize") for group in base.param_groups):
-            raise TypeError(f"{name} climbs to where the loss is worst, which maximize=True would take for the best: minimize the negative instead")
         self.base, self.seed, self.memory = base, int(seed), {}
         self._generator: torch.Generator | None = None
         self._sizes: tuple[int, ...] = ()
@@ -98,18 +105,11 @@ class PerturbedOptimizer(Optimizer):
         super().__init__(base.param_groups, self.defaults)
         self._made = True
 
-    def _given(name: str) -> property:  # noqa: N805 - torch sets both when it makes an optimizer: only later does that mean anything
-        return property(lambda self: getattr(self.base, name), lambda self, value: setattr(self.base, name, value) if vars(self).get("_made") else None)
-
-    param_groups, state = _given("param_groups"), _given("state")
-
-    def _of_base(name: str) -> Callable:  # noqa: N805
-        return lambda self, *given, **named: getattr(self.base, name)(*given, **named)
-
-    register_state_dict_pre_hook, register_state_dict_post_hook = map(_of_base, ("register_state_dict_pre_hook", "register_state_dict_post_hook"))
-    register_load_state_dict_pre_hook, register_load_state_dict_post_hook = map(
-        _of_base, ("register_load_state_dict_pre_hook", "register_load_state_dict_post_hook")
-    )
+    param_groups, state = _of_base("param_groups"), _of_base("state")
+    register_state_dict_pre_hook = _of_base("register_state_dict_pre_hook")
+    register_state_dict_post_hook = _of_base("register_state_dict_post_hook")
+    register_load_state_dict_pre_hook = _of_base("register_load_state_dict_pre_hook")
+    register_load_state_dict_post_hook = _of_base("register_load_state_dict_post_hook")
 
     def __repr__(self) -> str:
         return f"{type(self).__name__} around {self.base!r}"
@@ -122,6 +122,8 @@ class PerturbedOptimizer(Optimizer):
 
     def _own(self, group: dict[str, Any]) -> dict[str, Any]:
         """The method's hyper-parameters in a parameter group, or an error that names what is allowed."""
+        if group.get("maximize") and methods.get(self.method).cost().rounds > 1:
+            raise TypeError(f"{type(self).__name__} climbs to where the loss is worst, which maximize=True would take for the best: minimize the negative instead")
         return {
             key: methods.PARAMETERS[key].parse(group.get(key, self.defaults[key]))
             for key in methods.get(self.method).parameters
@@ -174,7 +176,7 @@ class PerturbedOptimizer(Optimizer):
 
         self._warn_of_lost_gradients(plan)
         memory, sizes = self.memory, self._sizes
-        self.memory, self._sizes = dict(memory) if plan.sizes == sizes else _carried(memory, sizes, plan.sizes), plan.sizes
+        self.memory, self._sizes = dict(memory) if plan.sizes == sizes else _carried(memory, row.begins, sizes, plan.sizes), plan.sizes
         try:
             with Guard(plan.trained, plan.clean, plan.parameters, plan.noise, w.device, plan.watch) as guard:
                 g = drive(row.start(w, **{**plan.given, "memory": self.memory}), answer, lazy=True)
@@ -219,8 +221,7 @@ class PerturbedOptimizer(Optimizer):
         groups, names = self.base.param_groups, methods.METHODS[self.method].parameters
         parameters = [p for group in groups for p in group["params"]]
         kinds = [(p.requires_grad, p.dtype, p.device) for p in parameters]
-        values = [[group.get(key, self.defaults[key]) for key in names] for group in groups]
-        values = [[value.item() if isinstance(value, Tensor) else value for value in own] for own in values]
+        values = [[v.item() if isinstance(v := group.get(key, self.defaults[key]), Tensor) else v for key in names] for group in groups]
         plan = self._plan
         if plan is None or plan.kinds != kinds or any(map(operator.is_not, plan.parameters, parameters)):
             plan = self._plan = _Plan(self, parameters, kinds)
@@ -335,12 +336,12 @@ class _Plan:
         return _unflatten_dense_tensors(flat, self.trained)
 
 
-def _carried(memory: dict[str, Tensor], before: Sequence[int], now: Sequence[int]) -> dict[str, Tensor]:
+def _carried(memory: dict[str, Tensor], begins: Mapping[str, float], before: Sequence[int], now: Sequence[int]) -> dict[str, Tensor]:
     """Histories (P,) where other parameters are trained now: those of the ones that still are, and for new ones what a history begins with."""
     shared = [(sum(before[:i]), sum(now[:i]), n) for i, (b, n) in enumerate(zip(before, now)) if b == n and n]
     carried = {}
     for key, history in memory.items() if shared else ():
-        carried[key] = history.new_full((sum(now),), BEGINS.get(key, 0.0))
+        carried[key] = history.new_full((sum(now),), begins.get(key, 0.0))
         for old, new, n in shared:
             carried[key][new : new + n] = history[old : old + n]
     return carried

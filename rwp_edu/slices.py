@@ -7,6 +7,8 @@ follow the norms of the weights move with them (1712.09913).
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -122,6 +124,50 @@ class Slice(NamedTuple):
     apart: np.ndarray
 
 
+class Filling:
+    """The loss over a grid of a line (``x``) or plane (``x`` and ``y``), ``some`` points at a time (default: all at once), for whoever has other things to do meanwhile."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        plane: Plane,
+        x: Sequence[float] | np.ndarray,
+        y: Sequence[float] | np.ndarray | None = None,
+        points: Tensor | None = None,
+        some: int | None = None,
+    ):
+        w = _single(objective)
+        self.grids = [np.asarray(grid, float) for grid in (x, y) if grid is not None]
+        if len(self.grids) != len(plane.axes) or any(grid.ndim != 1 or not grid.size for grid in self.grids):
+            raise ValueError(
+                f"x{' and y' * (len(plane.axes) > 1)} must be lists of coordinates, one for each of {len(plane.axes)} axes"
+            )
+        if plane.origin.shape != w.shape:
+            raise ValueError(f"the plane lies among {plane.origin.shape[-1]} weights, the objective has {len(w)}")
+        self.objective, self.plane, self.points = objective, plane, w.new_empty(0, len(w)) if points is None else points
+        coordinates = torch.as_tensor(np.stack(np.meshgrid(*self.grids), -1).reshape(-1, len(self.grids)))
+        self._asked = torch.cat([torch.ones(len(coordinates), 1), coordinates], 1).to(w).split(some or len(coordinates))
+        self._values: list[Tensor] = []
+
+    @property
+    def part(self) -> float:
+        """How much of it is known."""
+        return len(self._values) / len(self._asked)
+
+    def work(self, seconds: float = math.inf) -> None:
+        """Go on for about so long."""
+        end, spanned = time.perf_counter() + seconds, torch.cat([self.plane.origin[None], self.plane.axes])
+        while self.part < 1 and time.perf_counter() < end:
+            self._values.append(self.objective.combined(spanned, self._asked[len(self._values)]))
+
+    @property
+    def found(self) -> Slice:
+        """The whole, when all of it is known."""
+        values = torch.cat(self._values).double().cpu().numpy().reshape([len(grid) for grid in reversed(self.grids)])
+        x, y = (*self.grids, None)[:2]
+        return Slice(x, y, values, *self.plane.coordinates(self.points))
+
+
 def evaluate(
     objective: Objective,
     plane: Plane,
@@ -137,16 +183,6 @@ def evaluate(
            [1., 2.],
            [4., 5.]])
     """
-    w = _single(objective)
-    grids = [np.asarray(grid, float) for grid in (x, y) if grid is not None]
-    if len(grids) != len(plane.axes) or any(grid.ndim != 1 or not grid.size for grid in grids):
-        raise ValueError(
-            f"x{' and y' * (len(plane.axes) > 1)} must be lists of coordinates, one for each of {len(plane.axes)} axes"
-        )
-    if plane.origin.shape != w.shape:
-        raise ValueError(f"the plane lies among {plane.origin.shape[-1]} weights, the objective has {len(w)}")
-    coordinates = torch.as_tensor(np.stack(np.meshgrid(*grids), -1).reshape(-1, len(grids)))
-    coefficients = torch.cat([torch.ones(len(coordinates), 1), coordinates], 1).to(w)
-    values = objective.combined(torch.cat([plane.origin[None], plane.axes]), coefficients).double().cpu().numpy()
-    found = plane.coordinates(w.new_empty(0, len(w)) if points is None else points)
-    return Slice(grids[0], grids[1] if y is not None else None, values.reshape([len(grid) for grid in reversed(grids)]), *found)
+    filling = Filling(objective, plane, x, y, points)
+    filling.work()
+    return filling.found

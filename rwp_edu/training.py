@@ -332,7 +332,7 @@ class Run:
         yield from self.engine.update(alive, factor, (self.updates + 1) / s.steps, writes)
         self.updates += 1
         self._died[~self.engine.alive & (self._died < 0)] = self.updates
-        if writes or not self.engine.alive.any():  # or the last run has just diverged
+        if writes or self.finished:  # the last run may just have diverged
             yield from self.engine.look()
             self.write()
 

@@ -408,6 +408,12 @@ def test_a_tar_gives_what_its_folder_gives_and_says_where_it_is_damaged(folder, 
         at = tar.getmembers()[len(tar.getmembers()) // 2].offset
     whole, packed = (datasets.read_pictures(path, 8) for path in (folder, tmp_path / "pictures.tar"))
     assert len(packed.train[0]) == len(whole.train[0]) == 14 and torch.equal(packed.train[0].sum((1, 2, 3)).sort()[0], whole.train[0].sum((1, 2, 3)).sort()[0])
+    with tarfile.open(tmp_path / "nowhere.tar", "w") as tar:
+        link = tarfile.TarInfo("train/blue/lost.png")
+        link.type, link.linkname = tarfile.SYMTYPE, "gone.png"
+        tar.addfile(link)
+    with pytest.raises(ValueError, match="gone.png"):
+        datasets.read_pictures(tmp_path / "nowhere.tar", 8)
     data = bytearray((tmp_path / "pictures.tar").read_bytes())
     data[at : at + 512] = b"x" * 512
     (tmp_path / "damaged.tar").write_bytes(data)
@@ -509,7 +515,6 @@ def test_a_closure_that_ignores_its_model_is_told():
     from rwp_edu.optim import MRWP
 
     model, x, y = nn.Linear(5, 2), torch.randn(8, 5), torch.arange(8) % 2
-    before = [p.detach().clone() for p in model.parameters()]
     optimizer = parallel.threads(MRWP(torch.optim.SGD(model.parameters(), lr=0.1), sigma=0.1), model)
 
     def closure(_):

@@ -204,6 +204,15 @@ def test_what_has_diverged_does_not_lead():
     assert "no method is left: try a smaller learning rate" in lab.summary
 
 
+def test_lessons_without_a_screen_train_slow_networks_for_their_budget_alone(monkeypatch):
+    monkeypatch.setenv(live.HEADLESS, "3")
+    slow, fast = (rwp_edu.lab.race(problem=name, methods="sgd", seeds=1, steps=8) for name in ("images", "digits"))
+    slow.run(), fast.run()
+    assert slow._run.updates == 3 and fast._run.updates == 8
+    slow.run(4)
+    assert slow._run.updates == 7
+
+
 def test_no_difference_is_no_lead():
     lab = rwp_edu.lab.race(methods="sgd,rwp", sigma=0, seeds=3, steps=20)
     lab.run()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +18,7 @@ from rwp_edu.lab.strokes import AXIS, LOG, heads, line, titled
 from rwp_edu.objective import Objective
 from rwp_edu.parameters import Parameter, Values, unknown
 from rwp_edu.settings import Entrant
-from rwp_edu.slices import Plane, Slice
+from rwp_edu.slices import Filling, Plane, Slice
 from rwp_edu.spectra import Density, Eigenpairs, density, eigenvalues
 from rwp_edu.traces import Measurement, trace
 
@@ -76,35 +75,6 @@ class AroundState(Values):
         """The values that differ from the defaults; that of the reach belongs to the directions."""
         usual = vars(type(self)().replace(along=self.along)) | {"along": TABLE["along"].default}
         return {name: value for name, value in vars(self).items() if value != usual[name]}
-
-
-class Filling:
-    """The loss over a grid of a line or plane, as ``slices.evaluate`` gives it, but some points at a time."""
-
-    def __init__(self, objective: Objective, plane: Plane, x: np.ndarray, y: np.ndarray | None = None, points: Tensor | None = None):
-        self.objective, self.plane, self.x, self.y = objective, plane, x, y
-        self.points = plane.axes[:0] if points is None else points
-        grids = [grid for grid in (x, y) if grid is not None]
-        coordinates = torch.as_tensor(np.stack(np.meshgrid(*grids), -1).reshape(-1, len(grids)))
-        self._asked = torch.cat([torch.ones(len(coordinates), 1), coordinates], 1).to(plane.axes).split(SOME)
-        self._values: list[Tensor] = []
-
-    @property
-    def part(self) -> float:
-        """How much of it is known."""
-        return len(self._values) / len(self._asked)
-
-    def work(self) -> None:
-        end, spanned = time.perf_counter() + TURN, torch.cat([self.plane.origin[None], self.plane.axes])
-        while self.part < 1 and time.perf_counter() < end:
-            self._values.append(self.objective.combined(spanned, self._asked[len(self._values)]))
-
-    @property
-    def found(self) -> Slice:
-        """The whole."""
-        values = torch.cat(self._values).double().cpu().numpy()
-        shape = [len(grid) for grid in (self.y, self.x) if grid is not None]
-        return Slice(self.x, self.y, values.reshape(shape), *self.plane.coordinates(self.points))
 
 
 class Around(Explorer):
@@ -208,7 +178,7 @@ class Around(Explorer):
         made = self._begun.get(key) or make(key[1])
         if isinstance(made, Filling):
             self._begun[key] = made
-            made.work()
+            made.work(TURN)
             if made.part < 1:
                 return
             made = made.plane, made.found
@@ -257,7 +227,7 @@ class Around(Explorer):
         else:
             plane, middle, half, points = self._along(name), np.zeros(2), reach, points[:1]
         x, y = (np.linspace(m - half, m + half, GRID) for m in middle)
-        return Filling(self._objective(name, self.state.data), plane, x, y, points)
+        return Filling(self._objective(name, self.state.data), plane, x, y, points, SOME)
 
     def _line(self, name: str) -> Filling:
         """Along the first direction of a run; or from the run that is looked at to another."""
@@ -267,7 +237,7 @@ class Around(Explorer):
         else:
             whole = self._along(name)
             plane, x = Plane(whole.origin, whole.axes[:1]), np.linspace(-s.reach, s.reach, ALONG)
-        return Filling(objective, plane, x)
+        return Filling(objective, plane, x, some=SOME)
 
     @property
     def found(self) -> Slice | None:

@@ -83,6 +83,10 @@ class ExplorerScreen(Live):
             self.draw(picture=not late)
         return self.owner.pause if more else 0.05 if late else None
 
+    def end(self) -> None:
+        self.owner.ended()
+        super().end()
+
     def draw(self, picture: bool = True) -> None:
         owner, state = self.owner, self.owner.state
         self._showing = get_ident()

@@ -19,7 +19,6 @@ HEADLESS = (
     "RWP_EDU_HEADLESS_STEPS"  # set where notebooks are run without a screen: work is done at once, races take so many steps
 )
 
-
 UNANSWERED = 0.25, 8.0  # seconds to wait for a front end that has not said that it drew the last picture: doubled each time, at most
 
 
@@ -115,7 +114,6 @@ class Live:
         """Stop the loop and give the widgets back; the owner makes others when it is shown again."""
         if self._task is not None:
             self._task.cancel()
-        self.owner.ended()
         self.figure.close()
         self.make.close()
         if self.owner._screen is self:

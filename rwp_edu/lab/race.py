@@ -184,9 +184,6 @@ class Race:
         if self._screen is not None:
             self._screen.changed()
 
-    def ended(self) -> None:
-        """The screen was closed; a race holds nothing for it."""
-
     def close(self) -> None:
         """Take the screen away with its widgets; the run stays, and a screen is made again when the race is shown."""
         if self._screen is not None:

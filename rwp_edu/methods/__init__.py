@@ -100,7 +100,8 @@ class Method:
     ``strength`` names the hyper-parameters that, all zero, leave the base optimizer; empty where none does. ``defaults`` are the
     published values where they differ from those of ``PARAMETERS``; ``pins`` are values a race gives this method instead of the
     common ones; ``optimizer`` names its class where that is not the label in capitals. ``copies`` of the weights is what a step of the
-    optimizer needs beyond its base, history included: at its peak, and while a closure runs (``rwp_edu.memory`` measures them).
+    optimizer needs beyond its base, history included: at its peak, and while a closure runs (``rwp_edu.memory`` measures them). ``begins`` is what
+    histories begin with that do not begin with 0.
     """
 
     name: str
@@ -113,6 +114,7 @@ class Method:
     pins: Mapping[str, Any] = field(default_factory=dict)
     optimizer: str = ""
     copies: tuple[int, int] | None = None
+    begins: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def class_name(self) -> str:
@@ -226,7 +228,7 @@ METHODS: dict[str, Method] = {
         Method("fsam", "F-SAM", adversarial.fsam, "arXiv:2403.12350", strength=("rho",), copies=(6, 3)),
         Method("gsam", "GSAM", adversarial.gsam, "arXiv:2203.08065", strength=("rho",), pins={"rho": 0.2}, copies=(3, 2)),
         Method("rsam", "R-SAM", adversarial.rsam, "Liu et al., NeurIPS 2022", "filter-wise", ("sigma", "rho"), {"sigma": 0.01}, {"sigma": 0.01}, copies=(4, 2)),
-        Method("bsam", "bSAM", adversarial.bsam, "arXiv:2210.01620", defaults={"rho": 0.01, "examples": 50_000}, pins=BSAM_ALONE, copies=(9, 4)),
+        Method("bsam", "bSAM", adversarial.bsam, "arXiv:2210.01620", defaults={"rho": 0.01, "examples": 50_000}, pins=BSAM_ALONE, copies=(9, 4), begins={"s": 1.0}),
     )
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
@@ -146,7 +146,7 @@ class Images(Networks):
         """How many training pictures there are."""
         return len(self._chosen[which])
 
-    @property
+    @cached_property
     def data(self) -> str:
         some = self._x[:: max(1, len(self._x) // 64)], self._test_x[:: max(1, len(self._test_x) // 64)]
         return digest((self._y, self._test_y, *some))

@@ -109,8 +109,10 @@ class Own(Networks):
         """Are y class numbers (n,), for a module that gives (n, C) logits with C >= 2? Numbers with a fraction are none."""
         with drawing(self._data["train"], 0):
             x, y = next(map(self._placed, anew(self._data["train"])), (None, torch.zeros(0, dtype=torch.long)))
-        if y.is_floating_point() or y.dim() > 1 or not len(y):
-            return not len(y)
+        if not len(y):
+            return True  # measuring tells that there is no batch
+        if y.is_floating_point() or y.dim() > 1:
+            return False
         with torch.no_grad():
             return logits(seeded(self.build, 0).to(self.device, self.dtype).eval()(cut(x, 0, 2)))
 

@@ -95,6 +95,7 @@ def _run(
     if not wanted:
         return broken
     settings, answered = [settings_of(group) for group in wanted], 0
+    data = [behind(s) if folder else "" for s in settings]  # as they are before they are read
 
     def done() -> int:
         return sum(row.record is not None or bool(row.failed) for row in found.rows)
@@ -110,7 +111,7 @@ def _run(
                 rows[point.key].failed = answer["failed"]
         else:
             if folder:
-                whole(folder / f"run-{digest(settings[i].to_dict())}.json", json.dumps({"version": __version__, "data": behind(settings[i]), **answer}))
+                whole(folder / f"run-{digest(settings[i].to_dict())}.json", json.dumps({"version": __version__, "data": data[i], **answer}))
             _fill(rows, Record.from_dict(answer))
             assert all(rows[point.key].record for point in wanted[i]), "a record belongs to the settings it was made with"
         told(done(), len(found.rows))
