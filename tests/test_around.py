@@ -153,7 +153,7 @@ def test_a_slice_comes_in_parts(race, monkeypatch):
     whole = race.around(entrant="rwp")
     whole.finish()
     seconds = iter(range(10**6))
-    monkeypatch.setattr(around.time, "perf_counter", lambda: 0.75 * around.TURN * next(seconds))
+    monkeypatch.setattr(slices.time, "perf_counter", lambda: 0.75 * around.TURN * next(seconds))
     view, said = race.around(entrant="rwp"), []
     while view.found is None:
         assert view.work()
