@@ -160,8 +160,8 @@ print(mine.summary)
 # ```
 #
 # ```text
-# rwp-edu train cifar10 --download --methods sgd,sam,m-rwp --set model=resnet18 --set precision=bfloat16 --out results
-# rwp-edu train --resume results
+# rwp-edu train cifar10 --download --methods sgd,sam,m-rwp --set model=resnet18 --set precision=bfloat16 --out run
+# rwp-edu train --resume run
 # ```
 #
 # What to expect from a laptop: we took 5,000 pictures of CIFAR-10 to train and 2,000 to test on, the residual CNN with BatchNorm (77,850 weights), no augmentation, 1,000 updates, one seed

@@ -59,8 +59,8 @@ print(lab.text)
 # %% [markdown]
 # ## Reveal: the report
 #
-# If you have run `rwp-edu reproduce --all --out results` in a terminal, in the folder of this notebook, its report is read. If not, your claims are tested now, on six
-# seeds each, coarse but quick. (`results/report.html` is the same as a page, to look around in or to hand out.)
+# If you have run `rwp-edu reproduce --all --out report` in a terminal, in the folder of this notebook, its report is read. If not, your claims are tested now, on six
+# seeds each, coarse but quick. (`report/report.html` is the same as a page, to look around in or to hand out.)
 
 # %%
 import tempfile
@@ -68,7 +68,7 @@ from pathlib import Path
 
 from rwp_edu.evidence import report, reproduce
 
-folder = Path("results")
+folder = Path("report")
 if not (folder / "report.json").exists():
     folder = Path(tempfile.mkdtemp())
     report.write(reproduce(my_prediction, quick=True), folder)

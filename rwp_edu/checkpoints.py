@@ -11,7 +11,7 @@ import os
 import pickle
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zipfile import BadZipFile, ZipFile
 
 import torch
@@ -91,15 +91,24 @@ def _read(path: Path) -> Any:
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def unfinished(folder: str | Path) -> str:
-    """What would be lost with the checkpoint in ``folder``, in words: nothing if there is none, or none of a run that has begun and goes on."""
+class Held(NamedTuple):
+    """A run in a folder, as far as its checkpoint tells."""
+
+    problem: str
+    updates: int
+    steps: int
+    finished: bool
+
+
+def held(folder: str | Path) -> Held | None:
+    """What would be lost if another run were written into ``folder``: None if there is no run that has begun and can be read."""
     try:
         state = _read(Path(folder) / FILE)
         settings, updates, lost = json.loads(state["settings"]), state["updates"], state["died"] >= 0
+        finished = updates >= settings["steps"] or bool(lost.all())
+        return Held(settings["problem"], updates, settings["steps"], finished) if updates else None
     except Exception:  # whatever is wrong with it, it cannot be continued
-        return ""
-    goes_on = 0 < updates < settings["steps"] and not lost.all()
-    return f"update {updates} of {settings['steps']} of {settings['problem']}" if goes_on else ""
+        return None
 
 
 def load(folder: str | Path, device: str = "cpu") -> Run:

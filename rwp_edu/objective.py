@@ -14,6 +14,7 @@ from __future__ import annotations
 import copy
 import os
 import random
+import warnings
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -35,6 +36,10 @@ Scale = Callable[[Tensor, Tensor, Layout], Tensor]
 SCALES: dict[str, Scale] = {**KINDS, "element-wise": lambda z, w, layout: z.mul_(w.abs())}
 """The scales s(w) of ``rwp_edu.noise``, and |w| itself, that of adaptive sharpness (2102.11600)."""
 MODES = ("eval", "train")
+NO_MEAN = (
+    "the loss of a batch is not the mean over its examples (class weights, or ignore_index?): what is measured depends on how they are batched; "
+    "with reduction='sum' it does not"
+)
 MOST = {"cpu": 16, "cuda": 64}  # probes at once
 CACHE = 2**22  # bytes: on a CPU probes together pay only where what they need stays in the cache
 
@@ -268,7 +273,10 @@ class ModelObjective(Objective):
         if not sum(p.numel() for p in chosen.values()):
             what = "no parameters that require a gradient" if named else "no parameters"
             raise ValueError(f"the model has {what}: there is no direction to measure in; name some with parameters=[...]")
+        if half := {p.dtype for p in chosen.values()} & {torch.bfloat16, torch.float16}:
+            warnings.warn(f"{half.pop()} rounds the loss to two or three digits, and small rises to nothing: measure model.float()", stacklevel=3)
         self.criterion, self.data, self.seed, self.hold = criterion, data, seed, hold
+        self._sums, self._looked_at = getattr(criterion, "reduction", "mean") == "sum", 0  # batches whose loss was checked
         self.model = copy.deepcopy(model).train(mode == "train")
         self._types = {name: p.dtype for name, p in chosen.items()}
         self._buffers = {name: b.detach().clone() for name, b in model.named_buffers()}
@@ -304,7 +312,7 @@ class ModelObjective(Objective):
 
     def _batches(self) -> Iterator[tuple[Callable[[Tensor], Tensor], int, int]]:
         """Of every batch the loss (P,) -> (), its weight in the sum over examples, and their number."""
-        sums, seen = getattr(self.criterion, "reduction", "mean") == "sum", 0
+        seen = 0
         with self._randomness():
             for number, batch in enumerate(self.data):
                 if not isinstance(batch, (tuple, list)) or len(batch) != 2:
@@ -312,7 +320,7 @@ class ModelObjective(Objective):
                 x, y = (part.to(self.w.device) if isinstance(part, Tensor) else part for part in batch)
                 seen += (n := len(y))
                 if n:
-                    yield partial(self._batch_loss, x, y, number), 1 if sums else n, n
+                    yield partial(self._batch_loss, x, y, number), 1 if self._sums else n, n
         if not seen:
             raise ValueError("the data has no examples")
 
@@ -321,13 +329,31 @@ class ModelObjective(Objective):
         tensors = {name: b.clone() for name, b in self._buffers.items()}
         tensors |= {name: view.to(kind) for (name, kind), view in zip(self._types.items(), self.layout.split(w))}
         self._restart(self.seed + number)
-        found = self.criterion(functional_call(self.model, tensors, (x,)), y)
+        output = functional_call(self.model, tensors, (x,))
+        found = self.criterion(output, y)
         if found.dim():
             raise ValueError(
                 f"the criterion must give one number, the mean over the batch; it gave shape {tuple(found.shape)} "
                 "(reduction='mean' makes one)"
             )
+        if number == self._looked_at:
+            self._looked_at += 1
+            if found.isfinite() and not self._adds_up(found.detach(), output, y):
+                warnings.warn(NO_MEAN, stacklevel=2)
+                self._looked_at = -1
         return found
+
+    @torch.no_grad()
+    def _adds_up(self, whole: Tensor, output: Any, y: Any) -> bool:
+        """Is the loss of a batch what those of its parts come to?"""
+        if not (isinstance(output, Tensor) and isinstance(y, Tensor) and output.dim() and len(output) == len(y) > 1):
+            return True
+        n, tolerance = len(y), 1e-3 if whole.dtype in (torch.float32, torch.float64) else 0.05
+        for cut_at in {1, n // 2}:
+            parts = [self.criterion(output[part], y[part]) * (1 if self._sums else n_part) for part, n_part in ((slice(cut_at), cut_at), (slice(cut_at, n), n - cut_at))]
+            if not torch.isclose(sum(parts) / (1 if self._sums else n), whole, rtol=tolerance, atol=1e-6):
+                return False
+        return True
 
     def _mean(self, each: Callable[[Callable[[Tensor], Tensor]], Tensor]) -> Tensor:
         total, count = 0, 0
@@ -401,7 +427,7 @@ def of_model(
     """The mean loss of a torch model over all examples of ``data``, at the weights that the model has now.
 
     ``data``: anything that gives batches (x, y) again and again, as a DataLoader or a list; sizes may differ. The loss of a batch
-    is ``criterion(model(x), y)``, a mean over the batch, or a sum where ``criterion.reduction`` says so. ``parameters``: names of
+    is ``criterion(model(x), y)``, a mean over the batch, or a sum where ``criterion.reduction`` says so; a warning if it is neither, as with class weights. ``parameters``: names of
     those that count as weights; without, all that require a gradient.
 
     ``mode="eval"`` is the network as it predicts. ``mode="train"`` is a choice to state: BatchNorm normalises by the batch, so the

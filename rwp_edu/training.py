@@ -25,7 +25,7 @@ from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
 from rwp_edu.one_by_one import OneByOne
 from rwp_edu.parameters import unknown
-from rwp_edu.problems import Problem
+from rwp_edu.problems import Metric, Problem
 from rwp_edu.schedules import learning_rate, scale
 from rwp_edu.settings import LIVE, WATCHED, Settings
 
@@ -121,6 +121,12 @@ class Record:
     def seeds(self) -> tuple[int, ...]:
         return tuple(range(self.settings.seed, self.settings.seed + self.settings.seeds))
 
+    @property
+    def at_the_end(self) -> list[Metric]:
+        """The metrics that decide and, where it was measured, the flatness."""
+        own, last = self.problem, self.rows[-1]
+        return [*own.metrics, *(metric for metric in own.flatness if np.isfinite(last[metric.name]).any())]
+
     def results(self) -> list[dict[str, Any]]:
         """One row per entrant at the latest record: means over seeds, and standard errors ``_se`` of the metric that decides."""
         last, rows, n = self.rows[-1], [], self.settings.seeds
@@ -133,7 +139,7 @@ class Record:
                     "updates": int(last["updates"]),
                     "gradient_evaluations": int(last["gradient_evaluations"][e]),
                     "seconds": float(last["seconds"][e]),
-                    **{f"{metric.name}_mean": float(last[metric.name][e].mean()) for metric in self.problem.metrics},
+                    **{f"{metric.name}_mean": float(last[metric.name][e].mean()) for metric in self.at_the_end},
                     f"{score}_se": float(last[score][e].std(ddof=1) / math.sqrt(n)) if n > 1 else None,
                     "diverged": int((self.diverged[e] >= 0).sum()),
                 }

@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from rwp_edu import __version__, cli, training
-from rwp_edu.cli import COMMANDS, free, jupyter_arguments, main, notebooks_folder
+from rwp_edu import __version__, training
+from rwp_edu.cli import COMMANDS, lab, main
+from rwp_edu.cli.lab import free, jupyter_arguments, notebooks_folder
 from rwp_edu.methods import METHODS, NOISE_PARAMETERS, PARAMETERS
 from rwp_edu.settings import Settings
 from rwp_edu.training import Record
@@ -173,8 +174,8 @@ def test_differences_are_those_of_the_means(call, tmp_path):
 
 
 def test_a_run_that_diverges_is_told_and_is_no_nan(call, tmp_path):
-    arguments = (*SMALL, "--methods", "sgd,rwp:lr=1e30", "--out", tmp_path)
-    status, out, _ = call(*arguments)
+    arguments = (*SMALL, "--methods", "sgd,rwp:lr=1e30")
+    status, out, _ = call(*arguments, "--out", tmp_path)
     assert status == 0 and "nan" not in out and "diverged" in out and out.splitlines()[-1].endswith("2 of 2")
     status, out, _ = call(*arguments, "--json")
     assert status == 0 and [row["diverged"] for row in strict_json(out)["results"]] == [0, 2]
@@ -386,7 +387,7 @@ def test_a_chosen_folder_gets_copies_from_a_clone_too(package, tmp_path):
 
 
 def test_without_jupyterlab(call, monkeypatch):
-    monkeypatch.setattr(cli, "find_spec", lambda name: None)
+    monkeypatch.setattr(lab, "find_spec", lambda name: None)
     status, out, err = call("lab")
     assert status == 2 and not out and len(err.splitlines()) == 1 and "pip install 'rwp_edu[lab]'" in err
 
@@ -512,7 +513,7 @@ def test_a_claim_that_fails_leaves_the_others(monkeypatch, capsys):
         told(broken(names))
 
     monkeypatch.setattr(evidence, "reproduce", reproduce)
-    assert cli.main(["reproduce", "two-radii", "naive-noise-digits", "--quick", "--json"]) == 1
+    assert main(["reproduce", "two-radii", "naive-noise-digits", "--quick", "--json"]) == 1
     out = capsys.readouterr()
     assert [claim["name"] for claim in json.loads(out.out)["claims"]] == ["naive-noise-digits"]
     assert "two-radii failed: no process could be started" in out.err

@@ -108,7 +108,7 @@ COMMAND = [sys.executable, "-m", "rwp_edu", "train"]
 def test_a_killed_process_continues_bit_for_bit(tmp_path):
     asked = ["digits", "--methods", "sgd,arwp,m-rwp", "--seeds", "2", "--steps", "1500", "--checkpoint-every", "7"]
     killed = subprocess.Popen([*COMMAND, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not checkpoints.unfinished(tmp_path / "a"):
+    while not checkpoints.held(tmp_path / "a"):
         assert killed.poll() is None
         time.sleep(0.01)
     time.sleep(0.3)
@@ -144,11 +144,13 @@ def test_a_run_that_was_begun_is_not_replaced_by_another(tmp_path):
     path = checkpoints.save(begun, tmp_path)
     kept = path.read_bytes()
     found = train("digits", "--methods", "rwp", "--steps", "10", "--out", tmp_path)
-    assert found.returncode == 2 and "holds a run that is at update 20 of 50 of digits: go on with it by --resume" in found.stderr
+    assert found.returncode == 2 and "holds a run of digits that is at update 20 of 50: go on with it by --resume" in found.stderr
     assert path.read_bytes() == kept and [p.name for p in tmp_path.iterdir()] == [checkpoints.FILE]
     assert train("--resume", tmp_path).returncode == 0 and checkpoints.load(tmp_path).updates == 50
-    assert train("digits", "--methods", "rwp", "--steps", "10", "--seeds", "1", "--out", tmp_path).returncode == 0  # that one is done
-    assert checkpoints.load(tmp_path).settings.methods == ("rwp",)
+    done = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    found = train("digits", "--methods", "rwp", "--steps", "10", "--seeds", "1", "--out", tmp_path)
+    assert found.returncode == 2 and "holds a run of digits that is at update 50 of 50: give --out another folder" in found.stderr
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == done
 
 
 def test_a_run_can_be_gone_on_with_from_its_beginning(tmp_path):

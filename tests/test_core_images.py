@@ -569,7 +569,7 @@ def test_a_killed_process_continues_bit_for_bit(tmp_path):
              "--set", "batch=10", "--set", "width=4", "--set", "norm=batch", "--set", "crop=1", "--set", "swa=0.5"]  # fmt: skip
     command = [sys.executable, "-m", "rwp_edu", "train"]
     killed = subprocess.Popen([*command, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not checkpoints.unfinished(tmp_path / "a"):
+    while not checkpoints.held(tmp_path / "a"):
         assert killed.poll() is None
         time.sleep(0.01)
     killed.kill()

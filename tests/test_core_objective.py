@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import warnings
 
 import numpy as np
 import pytest
@@ -501,3 +502,33 @@ def test_errors(call, says):
 def test_data_that_can_be_read_once():
     with pytest.raises(TypeError, match="again and again"):
         of_model(nn.Linear(2, 3), CRITERION, iter([]))
+
+
+@pytest.mark.parametrize(
+    ("criterion", "told"),
+    [
+        (nn.CrossEntropyLoss(), False),
+        (nn.CrossEntropyLoss(label_smoothing=0.1), False),
+        (nn.CrossEntropyLoss(reduction="sum"), False),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0]), reduction="sum"), False),
+        (nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0])), True),
+        (nn.CrossEntropyLoss(ignore_index=1), True),
+        (lambda output, y: output.std(), True),
+    ],
+    ids=["mean", "smoothed", "sum", "sum of weights", "weights", "ignored", "of a batch"],
+)
+def test_a_loss_that_is_no_mean_over_examples_is_told_once(criterion, told):
+    torch.manual_seed(0)
+    data = [(torch.randn(9, 4), torch.arange(9) % 3) for _ in range(3)]
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        bowl = of_model(nn.Linear(4, 3), criterion, data)
+        values = [bowl.value for _ in range(2)]
+    assert len(caught) == told and all("depends on how they are batched" in str(warning.message) for warning in caught)
+    assert values[0] == values[1]
+
+
+def test_weights_of_bfloat16_are_told():
+    data = [(torch.randn(4, 3).bfloat16(), torch.arange(4) % 2)]
+    with pytest.warns(UserWarning, match=r"measure model.float\(\)"):
+        of_model(nn.Linear(3, 2).bfloat16(), nn.functional.cross_entropy, data)

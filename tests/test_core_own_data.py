@@ -16,7 +16,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from rwp_edu import checkpoints, cli, datasets, figures, models, problems
+from rwp_edu import checkpoints, datasets, figures, models, problems
+from rwp_edu.cli import main, train
+from rwp_edu.cli.words import Wrong, checked
 from rwp_edu.lab import words
 from rwp_edu.problems.networks import Networks
 from rwp_edu.settings import Settings
@@ -243,7 +245,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path):
     path.write_bytes(data)
     with pytest.raises(ValueError, match="can be continued: it is damaged"):
         checkpoints.load(tmp_path)
-    assert checkpoints.unfinished(tmp_path) == ""
+    assert checkpoints.held(tmp_path) is None
 
 
 def test_a_run_goes_on_with_as_many_threads(tmp_path):
@@ -255,17 +257,17 @@ def test_a_run_goes_on_with_as_many_threads(tmp_path):
 
 def test_a_disk_that_is_full_leaves_the_former_record(tmp_path, monkeypatch):
     run = Run(Settings("digits", methods="rwp", seeds=2, steps=9))
-    cli.save(run.record, tmp_path)
+    train.save(run.record, tmp_path)
     former = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     run.advance(9)
 
-    class Full(cli.csv.DictWriter):
+    class Full(train.csv.DictWriter):
         def writerows(self, rows):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(cli.csv, "DictWriter", Full)
-    with pytest.raises(cli.Wrong, match="No space left"), cli.checked():
-        cli.save(run.record, tmp_path)
+    monkeypatch.setattr(train.csv, "DictWriter", Full)
+    with pytest.raises(Wrong, match="No space left"), checked():
+        train.save(run.record, tmp_path)
     assert all((tmp_path / name).read_bytes() == former[name] for name in ("results.csv", "record.csv"))
 
 
@@ -273,7 +275,7 @@ def test_tensorboard_after_a_resume_has_every_point_once(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = Run(Settings("digits", methods="sgd", seeds=1, steps=40))
     run.advance(20)
-    cli.keep(run, tmp_path)
+    train.keep(run, tmp_path)
     asked = ["--resume", str(tmp_path), "--tensorboard"]
     subprocess.run([*COMMAND, *asked], check=True, capture_output=True)
     folder = next(path for path in (tmp_path / "tensorboard").iterdir())
@@ -506,7 +508,7 @@ def test_a_sweep_trains_again_what_stands_for_something_else(folder, tmp_path):
 
 @pytest.mark.parametrize("name", ["folder:/nowhere", "cifar10"])
 def test_a_sweep_without_its_pictures_is_one_line(name, downloads, capsys):
-    assert cli.main(["sweep", name, "--methods", "sgd", "--grid", "lr=0.1,0.2"]) == 2
+    assert main(["sweep", name, "--methods", "sgd", "--grid", "lr=0.1,0.2"]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 

@@ -243,6 +243,22 @@ def test_the_command_writes_a_report(tmp_path, capsys):
     assert code == 0 and "naive-noise-digits" in out and (tmp_path / "new" / "report.html").exists()
 
 
+def test_a_report_grows_and_is_never_replaced(tmp_path, capsys):
+    asked = ("--seeds", "2", "--out", str(tmp_path))
+    assert command(capsys, "naive-noise-digits", *asked)[0] == 0
+    first = json.loads((tmp_path / "report.json").read_text())["claims"]
+    code, out, err = command(capsys, "naive-noise-digits", "two-point-variance", *asked)
+    both = json.loads((tmp_path / "report.json").read_text())["claims"]
+    assert code == 0 and "1 of 2 claims are in" in err and "naive-noise-digits:" not in out
+    assert both[0] == first[0] and both[1]["name"] == "two-point-variance"  # not even its seconds are new
+    code, _, err = command(capsys, "two-point-variance", "--seeds", "3", "--out", str(tmp_path))
+    assert code == 2 and "holds a report of naive-noise-digits with other seeds" in err
+    for others in (["train", "digits", "--steps", "2"], ["sweep", "digits", "--methods", "sgd", "--steps", "2"]):
+        assert main([*others, "--out", str(tmp_path)]) == 2
+        assert "holds a report: give --out another folder" in capsys.readouterr().err
+    assert json.loads((tmp_path / "report.json").read_text())["claims"] == both and {p.name for p in tmp_path.iterdir()} == set(report.NAMES)
+
+
 def test_the_command_gives_one_json_object():
     asked = [sys.executable, "-m", "rwp_edu", "reproduce", "naive-noise-digits", "--seeds", "2", "--json"]
     found = subprocess.run(asked, capture_output=True, text=True, check=True)
@@ -262,6 +278,7 @@ def test_without_names_claims_are_listed(capsys):
     [
         (("naive-nois",), "naive-noise"),
         (("naive-noise", "--all"), "leave out"),
+        (("--quick",), "--quick is for claims that are tested"),
         (("naive-noise", "--seeds", "0"), "seeds"),
         (("naive-noise", "--seeds", "four"), "seeds"),
         (("naive-noise", "--out", "/dev/null/results"), "cannot write to /dev/null/results"),

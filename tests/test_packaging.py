@@ -67,7 +67,7 @@ def test_the_digits_are_found_in_the_wheel(wheel, tmp_path):
 
 
 def test_the_notebooks_are_found_in_the_wheel(wheel, tmp_path):
-    code = "from rwp_edu.cli import notebooks_folder; print(notebooks_folder(None).resolve())"
+    code = "from rwp_edu.cli.lab import notebooks_folder; print(notebooks_folder(None).resolve())"
     folder = Path(python(code, wheel, cwd=tmp_path).strip())
     assert folder == tmp_path / "rwp_edu_notebooks"
     assert {path.name for path in folder.iterdir()} == {path.name for path in (ROOT / "notebooks").glob("*.ipynb")}
@@ -157,6 +157,6 @@ def test_binder_uses_only_files_that_exist(post_build):
 
 
 def test_binder_opens_quietly():
-    from rwp_edu.cli import NO_NEWS
+    from rwp_edu.cli.lab import NO_NEWS
 
     assert yaml.safe_load((BINDER / "overrides.json").read_text()) == NO_NEWS

@@ -32,7 +32,7 @@ def test_a_worker_that_dies_is_started_again_and_the_run_goes_on_bit_for_bit(tmp
     command = [*torchrun("--max-restarts", "1"), *TRAIN, *steps, "--parallel", "points", "--out", str(tmp_path / "two")]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
-        while not checkpoints.unfinished(tmp_path / "two"):
+        while not checkpoints.held(tmp_path / "two"):
             assert process.poll() is None, (tmp_path / "log").read_text()
             time.sleep(0.05)
         workers = [child for child in psutil.Process(process.pid).children() if "train" in child.cmdline()]

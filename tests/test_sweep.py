@@ -18,7 +18,7 @@ import pytest
 from rwp_edu.cli import main
 from rwp_edu.parameters import strict_json
 from rwp_edu.settings import Settings
-from rwp_edu.sweep import plan, sweep
+from rwp_edu.sweep import engines, plan, sweep
 from rwp_edu.sweep.engines import ENGINES
 from rwp_edu.sweep.figures import curves, heat_map, page, parallel, table
 from rwp_edu.sweep.plan import GROUP, groups
@@ -146,7 +146,6 @@ def test_a_cluster_that_does_not_answer_is_one_line():
 
 
 def test_one_setting_that_fails_leaves_the_others(monkeypatch):
-    from rwp_edu.sweep import engines
 
     real = engines.work
 
@@ -250,6 +249,21 @@ def test_a_sweep_that_was_stopped_goes_on(how, tmp_path, capsys):
     assert [row["status"] for row in json.loads(capsys.readouterr().out)["results"]] == ["finished"] * 6
     assert all((tmp_path / name).read_bytes() == content for name, content in kept.items())
     assert len(list(tmp_path.glob("run-*.json"))) == 6
+
+
+def test_a_worker_that_is_killed_loses_no_answer(monkeypatch):
+    pytest.importorskip("joblib")
+
+    def numbered(i, task):
+        time.sleep(0.3 * i)
+        if i == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return i, {"done": task}
+
+    monkeypatch.setattr(engines, "_numbered", numbered)
+    found = dict(engines.processes(["a", "b", "c", "d"], 2, None, lambda part: None))
+    assert found[0] == {"done": "a"} and [*found] == [0, 1, 2, 3]
+    assert all("a worker process was killed" in found[i]["failed"] for i in (1, 2, 3))
 
 
 # ---------------------------------------------------------------------------------------------------------------- chosen

@@ -54,29 +54,27 @@ def named(names: Iterable[str]) -> list[Claim]:
     return [CLAIMS[name] for name in dict.fromkeys(names)]
 
 
+def settings_of(claim: Claim, seeds: int | None = None, first: int = FIRST, quick: bool = False) -> dict[str, Any]:
+    """All that a claim is tested with."""
+    if seeds is None:
+        seeds = QUICK_SEEDS if quick else SEEDS
+    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= 256:
+        raise ValueError(f"seeds must be a whole number from 1 to 256 ({LEAST} are needed for a verdict), got {seeds!r}")
+    return {"experiment": claim.experiment, "seeds": seeds, "first_seed": first, **claim.settings, **(claim.quick if quick else {})}
+
+
 def check(claim: Claim, seeds: int | None = None, first: int = FIRST, quick: bool = False) -> Result:
     """Run one claim on seeds ``first``, ``first + 1``, ...: none of them was used to choose a setting.
 
     >>> check(CLAIMS["naive-noise-digits"], seeds=2).verdict
     'too few seeds'
     """
-    if seeds is None:
-        seeds = QUICK_SEEDS if quick else SEEDS
-    if isinstance(seeds, bool) or not isinstance(seeds, int) or not 1 <= seeds <= 256:
-        raise ValueError(f"seeds must be a whole number from 1 to 256 ({LEAST} are needed for a verdict), got {seeds!r}")
-    settings = {**claim.settings, **(claim.quick if quick else {})}
-    began = perf_counter()
+    settings, began = settings_of(claim, seeds, first, quick), perf_counter()
+    own = {name: value for name, value in settings.items() if name not in ("experiment", "seeds", "first_seed")}
     with one_thread():
-        values = EXPERIMENTS[claim.experiment](seeds, first, **settings)
+        values = EXPERIMENTS[claim.experiment](settings["seeds"], first, **own)
     judgements = tuple(judge(statement, values) for statement in claim.statements)
-    return Result(
-        claim,
-        {"experiment": claim.experiment, "seeds": seeds, "first_seed": first, **settings},
-        values,
-        judgements,
-        perf_counter() - began,
-        quick,
-    )
+    return Result(claim, settings, values, judgements, perf_counter() - began, quick)
 
 
 def reproduce(
@@ -95,4 +93,4 @@ def reproduce(
     return out
 
 
-__all__ = ["CLAIMS", "Claim", "Result", "check", "named", "reproduce"]
+__all__ = ["CLAIMS", "Claim", "Result", "check", "named", "reproduce", "settings_of"]

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from rwp_edu import __version__, pages
-from rwp_edu.evidence import CLAIMS, Result
+from rwp_edu.evidence import CLAIMS, Result, settings_of
 from rwp_edu.evidence.verdicts import (
     FAILS,
     HOLDS,
@@ -287,6 +287,19 @@ def read(folder: str | Path) -> list[Result]:
         return out
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} cannot be read as a report ({error}): make one by rwp-edu reproduce --all --out {folder}") from error
+
+
+def kept(folder: Path, seeds: int | None, quick: bool) -> dict[str, Result]:
+    """What a folder holds already, by claim: tested with these seeds by this version, or it is a ``ValueError``, as nothing is replaced."""
+    if not (folder / "report.json").exists():
+        return {}
+    there = {result.claim.name: result for result in read(folder)}
+    version = json.loads((folder / "report.json").read_text(encoding="utf-8")).get("version")
+    for name, result in there.items():
+        asked = json.loads(strict_json(settings_of(result.claim, seeds, quick=quick)))
+        if version != __version__ or result.settings != asked:
+            raise ValueError(f"{folder} holds a report of {name} with other seeds, or of another version: give --out another folder")
+    return there
 
 
 def write(results: Sequence[Result], folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Sweeps: a grid of settings on one problem, run once, kept, compared, and chosen from honestly.
 
-    found = sweep("digits", "sgd,rwp,m-rwp", {"sigma": [0.05, 0.1, 0.2], "lam": [0.3, 0.5]}, seeds=8, out="results")
+    found = sweep("digits", "sgd,rwp,m-rwp", {"sigma": [0.05, 0.1, 0.2], "lam": [0.3, 0.5]}, seeds=8, out="sweep")
 
 Every method is combined with the values of those parameters that act on it: SGD is run once, RWP three times, m-RWP six times.
 What differs only in values that an entrant may pin trains in one run, ``GROUP`` settings at a time (``rwp_edu.batched``); other

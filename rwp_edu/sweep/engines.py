@@ -15,6 +15,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from importlib.util import find_spec
 from typing import Any
 
@@ -69,14 +70,20 @@ def batched(tasks: Sequence[str], workers: int, address: str | None, heard: Hear
 
 
 def processes(tasks: Sequence[str], workers: int, address: str | None, heard: Heard) -> Answers:
-    """As many processes as ``workers``, by joblib (loky)."""
+    """As many processes as ``workers``, by joblib (loky); where one is killed what had no answer yet has failed."""
     from joblib import Parallel, delayed
 
     own = {"initializer": _worker, "initargs": (os.getpid(),)}
     pool = Parallel(workers, backend="loky", batch_size=1, pre_dispatch="all", return_as="generator_unordered", **own)
     found = pool(delayed(_numbered)(i, task) for i, task in enumerate(tasks))
+    waiting = set(range(len(tasks)))
     try:
-        yield from found
+        for i, answer in found:
+            waiting.remove(i)
+            yield i, answer
+    except BrokenProcessPool:
+        for i in sorted(waiting):
+            yield i, {"failed": "a worker process was killed, perhaps for memory: try again with fewer --workers"}
     finally:
         found.close()
 
@@ -92,6 +99,18 @@ def _reach(address: str) -> None:
         socket.create_connection((host, int(port)), timeout=10).close()
 
 
+def _start(ray: Any, options: dict[str, Any], attempts: int = 3) -> None:
+    """Join a cluster or begin one. Ray gives a machine half a minute for that, which a busy one may need more than once."""
+    for attempt in range(attempts):
+        try:
+            ray.init(**options, log_to_driver=False, logging_level="error")
+            return
+        except Exception as error:  # Ray has no class of its own for it
+            if "timed out during startup" not in str(error) or attempt == attempts - 1:
+                raise
+            ray.shutdown()
+
+
 def on_ray(tasks: Sequence[str], workers: int, address: str | None, heard: Heard) -> Answers:
     """The cluster at ``address``, where rwp_edu must be installed too; without one a local cluster of ``workers`` processes, whose files
     are gone when it is."""
@@ -102,10 +121,9 @@ def on_ray(tasks: Sequence[str], workers: int, address: str | None, heard: Heard
     folder = tempfile.mkdtemp(prefix="rwp_ray_", dir=short)
     try:
         if mine:
-            local = {"num_cpus": workers, "include_dashboard": False, "_temp_dir": folder}
             try:
                 _reach(address or "")
-                ray.init(**({"address": address} if address else local), log_to_driver=False, logging_level="error")
+                _start(ray, {"address": address} if address else {"num_cpus": workers, "include_dashboard": False, "_temp_dir": folder})
             except OSError as error:
                 raise ValueError(f"no Ray cluster answers at {address}: give the address that `ray start --head` printed") from error
         remote = ray.remote(num_cpus=1)(work)
