@@ -11,14 +11,14 @@ import pytest
 from rwp_edu.lab.browser import browser, chromium, click_until, jupyter, open_notebook, python, until
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "00_start_here.ipynb"
-# Folders with another ipykernel each, made with `pip install --target`: the live path is tested on every one.
+# Folders with another ipykernel each, made with `pip install --target`: the live path, tests named live_, is tested on every one.
 KERNELS = ["", *filter(None, os.environ.get("RWP_EDU_IPYKERNELS", "").split(os.pathsep))]
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
 
 
 @pytest.fixture(scope="module", params=KERNELS, ids=lambda folder: Path(folder).name or "installed")
-def page(request, tmp_path_factory):
+def opened(request, tmp_path_factory):
     home = tmp_path_factory.mktemp("jupyter")
     folder = home / "notebooks"
     folder.mkdir()
@@ -31,7 +31,15 @@ def page(request, tmp_path_factory):
         page.wait_for_selector(".rwp-lab .js-plotly-plot .main-svg")
         page.get_by_text("Clean labels: ").wait_for()  # printed by the last cell
         assert request.param in python(page, "import ipykernel; print(ipykernel.__file__)")
-        yield page
+        yield page, request.param
+
+
+@pytest.fixture
+def page(opened, request):
+    page, other = opened
+    if other and "_live_" not in request.node.name:
+        pytest.skip("is the same on every ipykernel")
+    return page
 
 
 def press(page, label: str) -> None:
@@ -53,12 +61,12 @@ def slider(page, title: str):
     return head.locator("xpath=ancestor::div[contains(@class,'widget-vbox')][1]").locator(".noUi-handle").first
 
 
-def test_the_picture_takes_the_width_it_has(page):
+def test_live_picture_takes_the_width_it_has(page):
     wide = "document.querySelector('.rwp-lab .js-plotly-plot{}').getBoundingClientRect().width"
     until(page, f"{wide.format('')} > 800 && {wide.format(' .main-svg')} === {wide.format('')}")
 
 
-def test_race(page):
+def test_live_race(page):
     assert python(page, "print(lab.status, lab._run.updates)").split() == ["ready", "0"]
     endless(page)
     press(page, "Start")
@@ -183,11 +191,11 @@ def test_other_pictures_are_opened_from_the_menu(page, folder):
     python(page, "print(lab.status)")  # the kernel has drawn its controls too
 
 
-def test_no_errors_in_the_console(page):
+def test_live_no_errors_in_the_console(page):
     assert [text for text in page.errors if "favicon" not in text] == []
 
 
-def test_reload_keeps_the_picture(page):
+def test_live_reload_keeps_the_picture(page):
     until(page, f"{LINE.format('RWP')} >= 1")
     points = page.evaluate(LINE.format("RWP"))
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")

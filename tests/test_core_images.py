@@ -566,7 +566,7 @@ def test_cifar(tmp_path):
 
 def test_a_killed_process_continues_bit_for_bit(tmp_path):
     asked = ["images", "--methods", "sgd,m-rwp", "--seeds", "1", "--steps", "60", "--checkpoint-every", "7", "--set", "train=40",
-             "--set", "batch=10", "--set", "width=4", "--set", "norm=batch", "--set", "crop=1", "--set", "swa=0.5"]  # fmt: skip
+             "--set", "batch=10", "--set", "width=4", "--set", "norm=batch", "--set", "crop=1", "--set", "swa=0.5", "--set", "test=50"]  # fmt: skip
     command = [sys.executable, "-m", "rwp_edu", "train"]
     killed = subprocess.Popen([*command, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not checkpoints.held(tmp_path / "a"):

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from rwp_edu import checkpoints
+from rwp_edu.cli import main
 
 ASKED = ["images", "--methods", "sam,m-rwp", "--seeds", "1", "--set", "train=40", "--set", "batch=10", "--set", "width=4", "--set", "test=50"]
 TRAIN = ["-m", "rwp_edu", "train"]
@@ -64,6 +65,7 @@ def test_shards_train_alike_to_rounding(tmp_path):
         (["images", "--parallel", "data"], "--parallel takes points, got 'data'"),
     ],
 )
-def test_errors(arguments, says):
-    found = subprocess.run([sys.executable, *TRAIN, *arguments], capture_output=True, text=True)
-    assert found.returncode == 2 and len(found.stderr.splitlines()) == 1 and says in found.stderr
+def test_errors(arguments, says, capsys):
+    assert main(["train", *arguments]) == 2
+    said = capsys.readouterr().err
+    assert len(said.splitlines()) == 1 and says in said
