@@ -17,6 +17,8 @@ from zipfile import BadZipFile, ZipFile
 import torch
 
 from rwp_edu import __version__
+from rwp_edu.files import whole
+from rwp_edu.models import CARD
 from rwp_edu.settings import Settings
 from rwp_edu.training import Record, Run
 
@@ -73,8 +75,10 @@ def _write(state: dict[str, Any], path: Path) -> Path:
 
 def save_networks(run: Run, folder: str | Path) -> list[Path]:
     """The state dict of every network as it was measured (averaged and recalibrated where asked for), ``networks/METHOD-seedN.pt``, for
-    problems whose networks are modules; ``model.load_state_dict(torch.load(path))`` reads it."""
-    found = []
+    problems whose networks are modules; ``rwp_edu.models.trained(path)``, or ``model.load_state_dict(torch.load(path))`` for your own module, reads it."""
+    found, card = [], getattr(run.problem, "card", None)
+    if card:
+        whole(Path(folder) / "networks" / CARD, json.dumps(card, indent=1))
     for name, runners in zip(run.settings.methods, getattr(run.engine, "runners", ())):
         for runner in runners:
             path = Path(folder) / "networks" / f"{name.replace(':', '_')}-seed{runner.seed}.pt"

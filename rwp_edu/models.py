@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,48 @@ def build(name: str, weights: str = "", **shape: Any) -> nn.Module:
             raise ValueError(f"the weights {ONLINE} are those of a network with BatchNorm: set norm=batch")
         return load(MODELS[name](**shape, large=True), _online(name), weights)
     return load(MODELS[name](**shape, large=of_large_pictures(weights)), _read(weights), weights)
+
+
+class Trained(NamedTuple):
+    """A trained network: it takes ``prepared`` pictures and gives logits (n, classes) for the classes in ``names``."""
+
+    network: nn.Module
+    names: tuple[str, ...]
+    size: int
+    mean: Tensor
+    std: Tensor
+
+    def prepared(self, pictures: Tensor) -> Tensor:
+        """uint8 pictures (n, channels, size, size) normalised as those that it was trained on."""
+        if pictures.dtype != torch.uint8 or pictures.dim() != 4 or pictures.shape[1] != len(self.mean) or pictures.shape[2:] != (self.size, self.size):
+            raise ValueError(f"pictures must be uint8 (n, {len(self.mean)}, {self.size}, {self.size}), got {pictures.dtype} {tuple(pictures.shape)}")
+        return (pictures / 255 - self.mean[:, None, None]) / self.std[:, None, None]
+
+    def classify(self, pictures: Tensor) -> list[str]:
+        """The names of the classes that such pictures are taken for."""
+        with torch.no_grad():
+            return [self.names[k] for k in self.network(self.prepared(pictures)).argmax(1).tolist()]
+
+
+CARD = "networks.json"
+
+
+def trained(path: str | Path) -> Trained:
+    """A network that ``rwp-edu train --out`` has left, ``networks/METHOD-seedN.pt``, in evaluation mode on the CPU.
+
+    Errors: no such file, no ``networks.json`` beside it that tells what network it is, or weights that do not fit.
+    """
+    path = Path(path)
+    state = _read(str(path))
+    try:
+        card = json.loads((path.parent / CARD).read_text(encoding="utf-8"))
+        shape = {name: card[name] for name in ("classes", "channels", "width", "norm", "size")}
+        large = {"large": True} if card["large"] else {}
+        names, mean, std = tuple(card["names"]), torch.tensor(card["mean"]), torch.tensor(card["std"])
+        made = MODELS[card["model"]](**shape, **large)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path.parent / CARD} does not tell what network this is ({error}): take a folder that rwp-edu train --out has written") from error
+    return Trained(load(made, state, str(path)).eval(), names, card["size"], mean, std)
 
 
 def of_large_pictures(weights: str) -> bool:

@@ -21,6 +21,7 @@ import torch
 
 from rwp_edu import problems
 from rwp_edu.batched import Batched, Group
+from rwp_edu.files import whole
 from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
 from rwp_edu.one_by_one import OneByOne
@@ -162,13 +163,8 @@ class Record:
         }
 
     def save(self, path: str | Path) -> Path:
-        """Write the record as JSON, first to a temporary file beside it."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(self.to_dict()))
-        temporary.replace(path)
-        return path
+        """Write the record as JSON; what was there stays until the new is whole."""
+        return whole(path, json.dumps(self.to_dict()))
 
     @classmethod
     def load(cls, path: str | Path) -> Record:

@@ -597,3 +597,23 @@ def test_fine_tuning_a_resnet_on_a_few_wrongly_labelled_pictures_of_a_folder(fol
     last = run.record.rows[-1]
     assert (last["distance"] > 0).all() and np.isfinite([last[name] for name in ("trace", "top_eigenvalue", "rise", "pac_bayes")]).all()
     assert (run.record.distance[0] == 0).all()
+
+
+def test_a_trained_network_is_used_elsewhere(folder, tmp_path):
+    run = Run(Settings(f"folder:{folder}", methods="sgd", seeds=1, steps=2, record_every=2, train=8, batch=4, size=16, width=4, recalibrate="off"))
+    run.advance(2)
+    (path,) = checkpoints.save_networks(run, tmp_path)
+    found = models.trained(path)
+    x, y = run.problem._test_x, run.problem._test_y
+    (batch,) = run.problem.held(0)["test"]
+    assert found.names == tuple(run.problem.card["names"]) and not found.network.training
+    with torch.no_grad():
+        torch.testing.assert_close(found.prepared(x[run.problem._tested]), batch[0])
+    right = sum(name == found.names[k] for name, k in zip(found.classify(x), y.tolist()))
+    assert right / len(y) == run.record.test_accuracy[-1, 0, 0]
+    for wrong in (x.float(), x[:, :1], x[..., :8]):
+        with pytest.raises(ValueError, match=r"pictures must be uint8 \(n, 3, 16, 16\)"):
+            found.classify(wrong)
+    (path.parent / models.CARD).unlink()
+    with pytest.raises(ValueError, match="does not tell what network this is"):
+        models.trained(path)

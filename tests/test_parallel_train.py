@@ -25,7 +25,7 @@ def torchrun(*options: str) -> list[str]:
 
 
 def networks(folder: Path) -> dict[str, torch.Tensor]:
-    return {f"{path.name} {name}": value for path in sorted((folder / "networks").iterdir()) for name, value in torch.load(path, weights_only=True).items()}
+    return {f"{path.name} {name}": value for path in sorted((folder / "networks").glob("*.pt")) for name, value in torch.load(path, weights_only=True).items()}
 
 
 def test_a_worker_that_dies_is_started_again_and_the_run_goes_on_bit_for_bit(tmp_path):

@@ -30,6 +30,7 @@ from rwp_edu.evidence.verdicts import (
     robust,
 )
 from rwp_edu.figures import FAINT, INK, PLAIN
+from rwp_edu.files import whole
 from rwp_edu.parameters import strict_json
 from rwp_edu.problems import PROBLEMS, Metric
 
@@ -309,10 +310,4 @@ def write(results: Sequence[Result], folder: Path) -> list[Path]:
     texts = {"report.md": markdown(results), "report.json": strict_json(to_dict(results))}
     if find_spec("plotly"):
         texts["report.html"] = page(results)
-    out = []
-    for name, text in texts.items():
-        temporary = folder / f".{name}.{os.getpid()}"
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(folder / name)
-        out.append(folder / name)
-    return out
+    return [whole(folder / name, text) for name, text in texts.items()]

@@ -86,6 +86,8 @@ class Images(Networks):
     deviation of the training pictures (with weights of a ResNet for large pictures: by those of ImageNet). Batch 1, for methods with two batches, is an
     independent draw.
 
+    ``card`` says what ``rwp_edu.models.trained`` needs to make such a network again, and what it expects.
+
     >>> from rwp_edu.datasets import bundled
     >>> problem = Images([0], bundled(), train=100, batch=20, width=4)
     >>> problem.layout.size, problem.draw()[0].shape
@@ -138,7 +140,10 @@ class Images(Networks):
         self._given, self._wrong = ([t.to(device) for t in own] for own in (given, [g != c for g, c in zip(given, clean)]))
         self._tested = torch.randperm(len(test_x), generator=generator(0, "test split"))[:test].to(device)
         self._batch = min(batch, *map(len, self._chosen)) if self._chosen else batch
-        build = partial(models.build, model, weights, classes=classes, channels=x.shape[1], width=width, norm=norm, size=pictures.size)
+        shape = {"classes": classes, "channels": x.shape[1], "width": width, "norm": norm, "size": pictures.size}
+        build = partial(models.build, model, weights, **shape)
+        self.card = {"model": model, "large": models.of_large_pictures(weights), **shape, "names": list(pictures.classes)}
+        self.card |= {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
         smoothed = partial(cross_entropy, label_smoothing=label_smoothing)
         super().__init__(seeds, build, loss=smoothed, measured_loss=cross_entropy, device=device, dtype=dtype, **how)
 

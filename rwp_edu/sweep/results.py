@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import os
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,20 +13,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rwp_edu import __version__, problems
+from rwp_edu.files import whole
 from rwp_edu.parameters import strict_json
 from rwp_edu.problems import Metric
 from rwp_edu.sweep.plan import Point
 from rwp_edu.training import Record
-
-
-def whole(path: Path, text: str) -> None:
-    """A whole file or none: on the disk before it takes its name."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 @dataclass

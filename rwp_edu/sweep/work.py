@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from rwp_edu import __version__
+from rwp_edu.files import whole
 from rwp_edu.problems.identity import behind
 from rwp_edu.sweep.engines import ENGINES, checked, tasks_of
 from rwp_edu.sweep.plan import Point, digest, groups, parsed, plan, settings_of
-from rwp_edu.sweep.results import Row, Sweep, whole
+from rwp_edu.sweep.results import Row, Sweep
 from rwp_edu.training import Record
 
 
