@@ -326,7 +326,7 @@ PROBLEMS: dict[str, Problem] = {
                 Parameter("threads", "", 1, "cores that share the work of a network; 0: all but one", high=1024, slider=(0, 16), step=1, live=False,
                           title="cores", ticks=((0, "all but one"),)),
                 Parameter("size", "", 32, "side in pixels to which the pictures of a folder are brought", low=8, high=512, slider=(8, 256), step=8,
-                          live=False, title="size of pictures"),
+                          live=False, title="size of a folder's pictures"),
             ),
             here={
                 "sigma": {"default": 0.03, "slider": (0.0, 0.1), "ticks": ((0.0, "0"), (0.03, "preset"), (0.06, "m-RWP at best"), (0.1, "RWP fails"))},
