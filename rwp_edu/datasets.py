@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from rwp_edu.parameters import unknown
 
@@ -102,7 +103,7 @@ def read_pictures(path: str | Path, size: int = 32) -> Pictures:
         raise FileNotFoundError(f"there is no folder or tar {path}")
     found: dict[str, list[tuple[str, str, Tensor]]] = {part: [] for part in PARTS}
     try:
-        for name, read in _files(path):
+        for name, read in tqdm(_files(path), f"reading {path.name}", unit=" pictures", delay=2, leave=False, disable=None):
             if (at := _class_of(name)) is None:
                 continue
             data = read()

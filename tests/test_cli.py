@@ -255,6 +255,7 @@ def test_a_real_ctrl_c(tmp_path):
 ALL_METHODS = ", ".join(METHODS)
 ERRORS = [
     ([], "lab, methods, train, sweep, reproduce, bench"),
+    (["--json", "methods"], "options come after the command: rwp-edu methods --json"),
     (["trian"], "did you mean 'train'? (there is: lab, methods, train, sweep, reproduce, bench)"),
     (["train"], "(there is: digits, fine-tuning, sensing, images, cifar10, cifar100, fashion-mnist, folder:PATH"),
     (["train", "mnist"], "unknown problem 'mnist' (there is: digits, fine-tuning, sensing, images, cifar10, cifar100, fashion-mnist, folder:PATH"),

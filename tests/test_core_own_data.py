@@ -512,6 +512,15 @@ def test_a_sweep_without_its_pictures_is_one_line(name, downloads, capsys):
     assert len(capsys.readouterr().err.splitlines()) == 1
 
 
+def test_a_sweep_downloads_when_it_is_told_to(monkeypatch, downloads, capsys):
+    def fetch(name):
+        raise OSError(f"{name} could not be downloaded (no network)")
+
+    monkeypatch.setattr(datasets, "fetch", fetch)
+    assert main(["sweep", "cifar10", "--methods", "sgd", "--grid", "lr=0.1,0.2", "--download"]) == 2
+    assert "cifar10 could not be downloaded" in capsys.readouterr().err
+
+
 def test_a_closure_that_ignores_its_model_is_told():
     from rwp_edu import parallel
     from rwp_edu.optim import MRWP

@@ -44,6 +44,9 @@ def parse(argv: Sequence[str] | None) -> Namespace:
     named = next((text for text in argv if not text.startswith("-")), None)
     if named not in (None, *COMMANDS):
         raise Wrong(str(unknown("command", named, COMMANDS)))
+    before = list(argv[: argv.index(named)]) if named else []
+    if before and before[0] not in ("-h", "--help", "--version"):
+        raise Wrong(f"options come after the command: rwp-edu {' '.join([named, *before])}")
     arguments, extra = parser.parse_known_args(argv)
     if named is None:
         raise Wrong(f"name a command (there is: {', '.join(COMMANDS)})")

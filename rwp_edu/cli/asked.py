@@ -7,6 +7,8 @@ from typing import Any
 
 from rwp_edu.parameters import unknown
 
+DOWNLOAD = {"action": "store_true", "help": "get the data set first, if it is not here yet"}
+
 
 def settings_of(arguments: Namespace) -> Any:
     """The settings that ``train`` was asked for."""

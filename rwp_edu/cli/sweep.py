@@ -6,14 +6,14 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from rwp_edu.cli.asked import settings_of
+from rwp_edu.cli.asked import DOWNLOAD, settings_of
 from rwp_edu.cli.words import INTERRUPTED, JSON, Command, aligned, checked, folder_for, note, print_json
 from rwp_edu.parameters import Parameter
 
 
 def run(arguments: Namespace) -> int:
     with checked():
-        from rwp_edu.datasets import FOLDER, pictures
+        from rwp_edu.datasets import FOLDER, fetch, pictures
         from rwp_edu.problems import PICTURES
         from rwp_edu.sweep import plan
         from rwp_edu.sweep import sweep as run_sweep
@@ -32,6 +32,8 @@ def run(arguments: Namespace) -> int:
         common = {name: common[name] for name in wanted}
         if arguments.methods is None:
             raise ValueError("name the methods to sweep over: --methods sgd,rwp,m-rwp")
+        if arguments.download:
+            fetch(arguments.problem)
         first = plan(arguments.problem, arguments.methods, grid, **common)[0].settings
         if first.problem in PICTURES or first.problem.startswith(FOLDER):
             pictures(first.problem, first.size)  # are they there?
@@ -110,6 +112,7 @@ COMMAND = Command(
             "metavar": "DIR",
             "help": "keep every finished setting there, and results.csv, sweep.json, sweep.html; run again, it goes on",
         },
+        "--download": DOWNLOAD,
         "--json": JSON,
     },
 )

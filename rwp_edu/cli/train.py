@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rwp_edu import __version__
-from rwp_edu.cli.asked import settings_of
+from rwp_edu.cli.asked import DOWNLOAD, settings_of
 from rwp_edu.cli.words import INTERRUPTED, JSON, Command, Wrong, aligned, checked, folder_for, note, print_json, writable
 from rwp_edu.parameters import Parameter, strict
 
@@ -225,7 +225,7 @@ COMMAND = Command(
         "--out": {"metavar": "DIR", "help": "write the record (JSON and CSV), results.csv and checkpoints there"},
         "--checkpoint-every": {"metavar": "N", "help": f"updates between two checkpoints (default: {EVERY.default})"},
         "--resume": {"metavar": "DIR", "help": "go on with the run whose checkpoint is in DIR"},
-        "--download": {"action": "store_true", "help": "get the data set first, if it is not here yet"},
+        "--download": DOWNLOAD,
         "--parallel": {"metavar": "points", "help": "share out the points of every round over the workers that torchrun has started"},
         "--shards": {"metavar": "N", "help": "workers that share a point, each with a part of the batch (default: 1)"},
         "--threads": {"metavar": "N", "help": "threads of the computation (default: 1; for CIFAR, folders and networks of your own all cores but one)"},
