@@ -19,6 +19,7 @@ from rwp_edu.curvature import Estimate
 from rwp_edu.noise import LAWS, generator
 from rwp_edu.objective import Objective, free_memory
 from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.stepwise import stepwise
 from rwp_edu.traces import drawn, product_of, result, rows_of, streams
 
 _BUDGET = Parameter("budget", "", 100, "products with the Hessian, of each run", low=1)
@@ -100,6 +101,7 @@ ENDS: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@stepwise
 def eigenvalues(
     objective: Objective,
     k: int = 1,
@@ -139,6 +141,7 @@ def eigenvalues(
     look = 2 * k + 3
     while None in found:
         lanczos.step()
+        yield
         steps = lanczos.steps
         if steps < min(most, look):
             continue
@@ -179,6 +182,7 @@ class Density(NamedTuple):
         return each.mean(0), each.std(0, ddof=1) / n**0.5 if n > 1 else np.zeros_like(each[0])
 
 
+@stepwise
 def density(objective: Objective, steps: int = 50, probes: int = 4, law: str = "rademacher", seed: int = 0) -> Any:
     """The spectral density by stochastic Lanczos quadrature (1901.10159 for networks): ``steps`` products of every probe, in lock-step.
 
@@ -210,6 +214,7 @@ def density(objective: Objective, steps: int = 50, probes: int = 4, law: str = "
         )
         for _ in range(steps):
             lanczos.step()
+            yield
         parts.append([t.unflatten(0, start.shape[:2]) for t in lanczos.ritz()])
     nodes, vectors = (torch.cat(several, 1) for several in zip(*parts))
     return result(objective, [Density(*pair) for pair in zip(nodes.numpy(), vectors[:, :, 0].square().numpy())])

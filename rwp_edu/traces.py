@@ -11,7 +11,7 @@ not see (``rwp_edu.sharpness`` does).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import torch
@@ -21,6 +21,7 @@ from rwp_edu.curvature import Estimate
 from rwp_edu.noise import LAWS, generator
 from rwp_edu.objective import Objective
 from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.stepwise import stepwise
 
 _BUDGET = Parameter("budget", "", 1000, "draws, of each run; two make a standard error", low=2)
 _LEAST = Parameter("least", "", 16, "draws before the first look", low=2)
@@ -77,6 +78,7 @@ def _dot(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).sum(-1, dtype=torch.float64)
 
 
+@stepwise
 def sampled(
     objective: Objective,
     sample: Callable[[Tensor], Tensor],
@@ -86,7 +88,7 @@ def sampled(
     law: str,
     kind: str,
     seed: int,
-) -> list[list[Measurement]]:
+) -> Generator[None, None, list[list[Measurement]]]:
     """For every run, the means of C numbers that ``sample`` makes of every s(w) z, (N, P) -> (N, C) for one run and
     (R, N, P) -> (R, N, C) for more, until that of their sum is known to ``rtol`` or ``budget`` draws are made.
 
@@ -105,6 +107,7 @@ def sampled(
             done += v.shape[1]
             v = v if kind == "isotropic" else v.mul_(s)
             samples.append((sample(v) if objective.w.dim() > 1 else sample(v[0])[None]).double().cpu())
+            yield
         samples = [torch.cat(samples, 1)]
         for r, own in enumerate(samples[0]):
             total, errors = own.sum(1), own.std(0) / done**0.5
@@ -115,6 +118,7 @@ def sampled(
     return found
 
 
+@stepwise
 def trace(
     objective: Objective,
     rtol: float = 0.05,
@@ -140,7 +144,7 @@ def trace(
     def sample(v: Tensor) -> Tensor:
         return objective.curvatures(v).unsqueeze(-1)
 
-    found = sampled(objective, sample, rtol, budget, least, law, kind, seed)
+    found = yield from sampled.steps(objective, sample, rtol, budget, least, law, kind, seed)
     return result(objective, [measured for (measured,) in found])
 
 

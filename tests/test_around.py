@@ -256,3 +256,17 @@ def test_digits_and_sensing_are_measured_on_all(race):
     assert race.around().solutions.first == {"train": "", "test": ""}
     sensing = lab.race(problem="sensing", methods="sgd", seeds=1, steps=2, d=6, n=200)
     assert sensing.around().solutions.first == {"train": ""} and "first" not in sensing.around().layout()["annotations"][0]["text"]
+
+
+def test_a_spectrum_comes_in_parts(race, monkeypatch):
+    whole, parts = race.around(), race.around()
+    whole.finish()
+    monkeypatch.setattr(around, "TURN", 0)
+    key, turns = parts._key("spectrum", "sgd"), 0
+    while key not in parts._kept and turns < 1000:
+        parts._go_on(key, parts._spectrum)
+        turns += 1
+    assert 1000 > turns > around.STEPS  # a product for every probe in each of them, and then the trace
+    for a, b in zip(parts._kept[key], whole._kept[key]):
+        np.testing.assert_array_equal(a.nodes if hasattr(a, "nodes") else a, b.nodes if hasattr(b, "nodes") else b)
+    assert not parts._begun

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from rwp_edu.parameters import Parameter, Values, unknown
 from rwp_edu.settings import Entrant
 from rwp_edu.slices import Filling, Plane, Slice
 from rwp_edu.spectra import Density, Eigenpairs, density, eigenvalues
+from rwp_edu.stepwise import go_on
 from rwp_edu.traces import Measurement, trace
 
 GRID, ALONG = 41, 81  # points of an axis of the plane; of a line
@@ -94,7 +96,7 @@ class Around(Explorer):
     def __init__(self, solutions: Solutions, state: AroundState):
         self.solutions = solutions
         self._kept: dict[tuple[Any, ...], Any] = {}
-        self._begun: dict[tuple[Any, ...], Filling] = {}
+        self._begun: dict[tuple[Any, ...], Filling | Generator] = {}
         self._failed: dict[tuple[Any, ...], str] = {}  # why there is nothing
         super().__init__(AroundState())
         self.set(**vars(state))
@@ -166,7 +168,7 @@ class Around(Explorer):
         return [(key, make) for key, make in self._jobs() if key not in self._kept and key not in self._failed]
 
     def work(self) -> bool:
-        """Some points of a plane or line, or all of something else; what cannot be computed is kept as nothing."""
+        """Some points of a plane or line, or some products with a Hessian; what cannot be computed is kept as nothing."""
         for key, make in self._todo()[:1]:
             try:
                 self._go_on(key, make)
@@ -175,15 +177,17 @@ class Around(Explorer):
         return bool(self._todo())
 
     def _go_on(self, key: tuple[Any, ...], make: Any) -> None:
-        made = self._begun.get(key) or make(key[1])
-        if isinstance(made, Filling):
-            self._begun[key] = made
-            made.work(TURN)
-            if made.part < 1:
-                return
-            made = made.plane, made.found
+        if key not in self._begun:
+            self._begun[key] = make(key[1])
+        begun = self._begun[key]
+        if isinstance(begun, Filling):
+            begun.work(TURN)
+            found = [(begun.plane, begun.found)] if begun.part == 1 else []
+        else:
+            found = go_on(begun, TURN)
+        if found:
             del self._begun[key]
-        self._kept[key] = made
+            self._kept[key] = found[0]
 
     def _objective(self, name: str, data: str = "train") -> Objective:
         return self.solutions.objective(name, self.state.run, data)
@@ -191,12 +195,13 @@ class Around(Explorer):
     def _weights(self, name: str) -> Tensor:
         return self.solutions.weights(name, self.state.run)
 
-    def _eigenvectors(self, name: str) -> Eigenpairs:
-        return eigenvalues(self._objective(name), k=2, tol=1e-2, budget=60)
+    def _eigenvectors(self, name: str) -> Generator[None, None, Eigenpairs]:
+        return eigenvalues.steps(self._objective(name), k=2, tol=1e-2, budget=60)
 
-    def _spectrum(self, name: str) -> tuple[Density, Measurement]:
+    def _spectrum(self, name: str) -> Generator[None, None, tuple[Density, Measurement]]:
         objective = self._objective(name)
-        return density(objective, STEPS, PROBES), trace(objective, rtol=0.03, budget=200)
+        found = yield from density.steps(objective, STEPS, PROBES)
+        return found, (yield from trace.steps(objective, rtol=0.03, budget=200))
 
     def _along(self, name: str) -> Plane:
         """The plane through a run that its two directions span."""
