@@ -29,19 +29,19 @@ def networks(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_a_worker_that_dies_is_started_again_and_the_run_goes_on_bit_for_bit(tmp_path):
-    steps = [*ASKED, "--set", "norm=batch", "--steps", "150", "--checkpoint-every", "5"]
+    steps = [*ASKED, "--set", "norm=batch", "--steps", "250", "--checkpoint-every", "10"]
     command = [*torchrun("--max-restarts", "1"), *TRAIN, *steps, "--parallel", "points", "--out", str(tmp_path / "two")]
     with open(tmp_path / "log", "w") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
         while not checkpoints.held(tmp_path / "two"):
             assert process.poll() is None, (tmp_path / "log").read_text()
-            time.sleep(0.05)
+            time.sleep(0.01)
         workers = [child for child in psutil.Process(process.pid).children() if "train" in child.cmdline()]
         rank = {child.environ()["RANK"]: child for child in workers}
         os.kill(rank["1"].pid, signal.SIGKILL)
         assert process.wait(timeout=240) == 0, (tmp_path / "log").read_text()
     said = (tmp_path / "log").read_text()
-    assert "m-rwp" in said and said.count("150 updates on cpu") == 1, said
+    assert "m-rwp" in said and said.count("250 updates on cpu") == 1, said
     subprocess.run([sys.executable, *TRAIN, *steps, "--out", tmp_path / "one"], check=True, capture_output=True)
     two, one = networks(tmp_path / "two"), networks(tmp_path / "one")
     assert two.keys() == one.keys() and all(torch.equal(two[name], one[name]) for name in one)
