@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 
 from rwp_edu.cli import main
+from rwp_edu.files import whole
 from rwp_edu.parameters import strict_json
 from rwp_edu.settings import Settings
 from rwp_edu.sweep import engines, plan, sweep
@@ -417,3 +419,15 @@ def test_errors_of_the_command(arguments, says, capsys):
     assert main(["sweep", *arguments]) == 2
     out, err = capsys.readouterr()
     assert out == "" and len(err.splitlines()) == 1 and says in err
+
+
+def test_a_whole_file_or_none(tmp_path, monkeypatch):
+    path = whole(tmp_path / "new" / "told.json", "first")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        whole(path, "second")
+    assert path.read_text() == "first" and [*path.parent.iterdir()] == [path]
