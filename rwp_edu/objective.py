@@ -287,10 +287,6 @@ class ModelObjective(Objective):
         super()._place(w, layout, chunk)
         self._held: list[tuple[Tensor, Tensor, int, int]] | None = None
 
-    @property
-    def piece(self) -> int:
-        return min(super().piece, MOST.get(self.w.device.type, 1))  # more do not go through a graph at once
-
     @contextmanager
     def _randomness(self) -> Iterator[None]:
         """Random numbers from the seed; afterwards all states are as before."""

@@ -88,6 +88,7 @@ def sampled(
     law: str,
     kind: str,
     seed: int,
+    at_once: int | None = None,
 ) -> Generator[None, None, list[list[Measurement]]]:
     """For every run, the means of C numbers that ``sample`` makes of every s(w) z, (N, P) -> (N, C) for one run and
     (R, N, P) -> (R, N, C) for more, until that of their sum is known to ``rtol`` or ``budget`` draws are made.
@@ -100,7 +101,7 @@ def sampled(
     rtol, budget, least = _RTOL.parse(rtol), _BUDGET.parse(budget), _LEAST.parse(least)
     w, s = rows_of(objective), objective.scale(kind).view(-1, 1, objective.layout.size)
     generators, samples, found = streams(w, seed, "draws"), [], [None] * len(w)
-    done, look, together = 0, min(least, budget) if rtol else budget, max(1, objective.piece // len(w))
+    done, look, together = 0, min(least, budget) if rtol else budget, max(1, min(objective.piece, at_once or objective.piece) // len(w))
     while None in found:
         while done < look:
             v = drawn(w, min(look - done, together), law, generators)
@@ -127,12 +128,15 @@ def trace(
     law: str = "rademacher",
     kind: str = "isotropic",
     seed: int = 0,
+    at_once: int | None = None,
 ) -> Any:
     """tr H = E vᵀH v (Hutchinson), until its standard error is ``rtol`` of it or the budget is spent.
 
     The variance of a draw is 2 (‖H‖² - Σ Hᵢᵢ²) for Rademacher and 2 ‖H‖² for Gaussian noise. With the scale s(w) of a ``kind`` it is
     tr SHS for S = diag s(w), of which σ²/2 is what the loss gains under that noise. Other than tr H it does not change when a layer
     of a ReLU network is multiplied and the next divided by a number, and "element-wise" not when this is done to any unit.
+
+    ``at_once``: draws of one piece of work, of ``trace.steps`` say; as many as the memory holds without.
 
     Released tools stop when the running mean has settled, which is not its error and can come after two draws.
 
@@ -144,7 +148,7 @@ def trace(
     def sample(v: Tensor) -> Tensor:
         return objective.curvatures(v).unsqueeze(-1)
 
-    found = yield from sampled.steps(objective, sample, rtol, budget, least, law, kind, seed)
+    found = yield from sampled.steps(objective, sample, rtol, budget, least, law, kind, seed, at_once)
     return result(objective, [measured for (measured,) in found])
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from rwp_edu import checkpoints, datasets, figures, models, problems
+from rwp_edu import checkpoints, datasets, figures, files, models, problems
 from rwp_edu.cli import main, train
 from rwp_edu.cli.words import Wrong, checked
 from rwp_edu.lab import words
@@ -261,11 +261,11 @@ def test_a_disk_that_is_full_leaves_the_former_record(tmp_path, monkeypatch):
     former = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     run.advance(9)
 
-    class Full(train.csv.DictWriter):
+    class Full(files.csv.DictWriter):
         def writerows(self, rows):
             raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(train.csv, "DictWriter", Full)
+    monkeypatch.setattr(files.csv, "DictWriter", Full)
     with pytest.raises(Wrong, match="No space left"), checked():
         train.save(run.record, tmp_path)
     assert all((tmp_path / name).read_bytes() == former[name] for name in ("results.csv", "record.csv"))

@@ -147,8 +147,28 @@ def test_a_cluster_that_does_not_answer_is_one_line():
         sweep("digits", "sgd", {"lr": [0.1]}, engine="ray", address="127.0.0.1:1", **SHORT)
 
 
-def test_one_setting_that_fails_leaves_the_others(monkeypatch):
+def test_a_busy_machine_may_try_again_to_start_ray():
+    class Ray:
+        def __init__(self, failures, why):
+            self.failures, self.why, self.ended = failures, why, 0
 
+        def init(self, **options):
+            if self.failures:
+                self.failures -= 1
+                raise Exception(self.why)
+
+        def shutdown(self):
+            self.ended += 1
+
+    slow = Ray(2, "The current node timed out during startup.")
+    engines._start(slow, {})
+    assert slow.failures == 0 and slow.ended == 2
+    for failures, why in ((3, "timed out during startup"), (1, "something else")):
+        with pytest.raises(Exception, match=why):
+            engines._start(Ray(failures, why), {})
+
+
+def test_one_setting_that_fails_leaves_the_others(monkeypatch):
     real = engines.work
 
     def work(task, *more):

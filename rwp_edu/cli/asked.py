@@ -11,7 +11,7 @@ DOWNLOAD = {"action": "store_true", "help": "get the data set first, if it is no
 
 
 def settings_of(arguments: Namespace) -> Any:
-    """The settings that ``train`` was asked for."""
+    """The settings that were asked for."""
     from rwp_edu.problems import PICTURES, PROBLEMS
     from rwp_edu.settings import Settings
     from rwp_edu.settings import parameters as settings_in

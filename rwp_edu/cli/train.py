@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import sys
@@ -13,6 +12,7 @@ from typing import Any
 from rwp_edu import __version__
 from rwp_edu.cli.asked import DOWNLOAD, settings_of
 from rwp_edu.cli.words import INTERRUPTED, JSON, Command, Wrong, aligned, checked, folder_for, note, print_json, writable
+from rwp_edu.files import table, whole
 from rwp_edu.parameters import Parameter, strict
 
 THREADS = Parameter("threads", "", 1, "threads of the computation", low=1, high=1024)
@@ -154,12 +154,7 @@ def save(record: Any, folder: Path) -> None:
     """The record as JSON and CSV; what was there stays until the new is whole."""
     record.save(folder / "record.json")
     for name, rows in (("results.csv", record.results()), ("record.csv", record.table())):
-        temporary = folder / f"{name}.tmp"
-        with open(temporary, "w", newline="") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(strict(rows))
-        temporary.replace(folder / name)
+        whole(folder / name, table(strict(rows)))
 
 
 def table_of(record: Any, where: str) -> str:

@@ -26,7 +26,7 @@ from rwp_edu.traces import Measurement, trace
 
 GRID, ALONG = 41, 81  # points of an axis of the plane; of a line
 DECADES = 3  # of the loss that a picture shows above its lowest point
-SOME, TURN = 8, 0.04  # points of a grid at once; seconds of them between two looks at the screen
+SOME, TURN = 8, 0.04  # points of a grid, or probes, at once; seconds of them between two looks at the screen
 PROBES, STEPS = 4, 40
 NOUNS = {"plane": "plane", "line": "line", "eigenvectors": "largest eigenvalue", "spectrum": "spectrum"}
 WIDTH = 1 / 120  # of the range, by which the points of a spectrum are widened
@@ -201,7 +201,7 @@ class Around(Explorer):
     def _spectrum(self, name: str) -> Generator[None, None, tuple[Density, Measurement]]:
         objective = self._objective(name)
         found = yield from density.steps(objective, STEPS, PROBES)
-        return found, (yield from trace.steps(objective, rtol=0.03, budget=200))
+        return found, (yield from trace.steps(objective, rtol=0.03, budget=200, at_once=SOME))
 
     def _along(self, name: str) -> Plane:
         """The plane through a run that its two directions span."""

@@ -125,7 +125,8 @@ class Images(Networks):
         if weights == models.ONLINE and x.shape[1] != 3:
             raise ValueError(f"weights of networks for colour pictures do not suit pictures with {x.shape[1]} channel")
         classes, device = len(pictures.classes), torch.device(device)
-        mean, std = IMAGENET if models.of_large_pictures(weights) else pictures.scale()
+        large = models.of_large_pictures(weights)
+        mean, std = IMAGENET if large else pictures.scale()
         self._mean, self._std = mean.to(device, dtype), std.to(device, dtype)
         self._x, self._test_x, self._test_y = x.to(device), test_x.to(device), test_y.to(device)
         self._given_apart = pictures.validation and tuple(t.to(device) for t in pictures.validation)
@@ -142,7 +143,7 @@ class Images(Networks):
         self._batch = min(batch, *map(len, self._chosen)) if self._chosen else batch
         shape = {"classes": classes, "channels": x.shape[1], "width": width, "norm": norm, "size": pictures.size}
         build = partial(models.build, model, weights, **shape)
-        self.card = {"model": model, "large": models.of_large_pictures(weights), **shape, "names": list(pictures.classes)}
+        self.card = {"model": model, "large": large, **shape, "names": list(pictures.classes)}
         self.card |= {"mean": mean.flatten().tolist(), "std": std.flatten().tolist()}
         smoothed = partial(cross_entropy, label_smoothing=label_smoothing)
         super().__init__(seeds, build, loss=smoothed, measured_loss=cross_entropy, device=device, dtype=dtype, **how)

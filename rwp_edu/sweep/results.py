@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from dataclasses import dataclass, field
 from importlib.util import find_spec
@@ -13,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rwp_edu import __version__, problems
-from rwp_edu.files import whole
+from rwp_edu.files import table, whole
 from rwp_edu.parameters import strict_json
 from rwp_edu.problems import Metric
 from rwp_edu.sweep.plan import Point
@@ -149,11 +147,7 @@ class Sweep:
     def save(self, folder: Path) -> list[Path]:
         """results.csv, sweep.json and, where plotly is installed, sweep.html; each whole or not at all."""
         rows = [{key: value for key, value in row.items() if key != "values"} for row in self.results()]
-        text = io.StringIO()
-        writer = csv.DictWriter(text, list(dict.fromkeys(key for row in rows for key in row)))
-        writer.writeheader()
-        writer.writerows(rows)
-        texts = {"results.csv": text.getvalue(), "sweep.json": strict_json(self.to_dict())}
+        texts = {"results.csv": table(rows), "sweep.json": strict_json(self.to_dict())}
         if find_spec("plotly"):
             from rwp_edu.sweep.figures import page
 
