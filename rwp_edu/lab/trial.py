@@ -199,7 +199,7 @@ class Trial(Explorer):
         return (
             head
             + told
-            + f"After {result.seeds} seeds the claim as a whole: {result.verdict}{budget}."
+            + f"After {result.seeds} seed{'s' * (result.seeds > 1)} the claim as a whole: {result.verdict}{budget}."
             + (f" To keep in mind: {claim.note}." if claim.note else "")
         )
 
