@@ -44,8 +44,14 @@ X_AXES = {
 }
 FALL = 6  # powers of ten that a logarithmic range may grow by
 INK, FAINT = "#7d7d7d", "rgba(128,128,128,0.22)"
-# What every picture has, readable on light and dark.
-PLAIN: dict[str, Any] = {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)", "font": {"color": INK, "size": 12}}
+# What every figure has, readable on light and dark.
+TEMPLATE = {"layout": {"xaxis": {"automargin": True}, "yaxis": {"automargin": True}, "hoverlabel": {"align": "left"}}}
+PLAIN: dict[str, Any] = {
+    "paper_bgcolor": "rgba(0,0,0,0)",
+    "plot_bgcolor": "rgba(0,0,0,0)",
+    "font": {"color": INK, "size": 12},
+    "template": TEMPLATE,
+}
 
 
 def look(name: str, entrants: tuple[str, ...]) -> tuple[str, str]:

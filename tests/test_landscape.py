@@ -338,12 +338,12 @@ def test_screen_follows_sliders_chips_menu_and_pointer():
         screen = lab.screen
         screen.show()
         await _rest(lab)
-        seen = [t.z.sum() for t in screen.figure.data if t.name == "surface"]
+        seen = [t["z"].sum() for t in screen.figure.data if t["name"] == "surface"]
         runs = lab._runs["rwp"]
 
         screen.controls["sigma"].input.value = 0.3
         await _rest(lab)
-        now = [t.z.sum() for t in screen.figure.data if t.name == "surface"]
+        now = [t["z"].sum() for t in screen.figure.data if t["name"] == "surface"]
         assert lab.state.sigma == 0.3 and lab._runs["rwp"] is not runs and lab._runs["rwp"].updates == 20
         assert now[0] == seen[0] and now[1] != seen[1] and "σ = 0.3" in screen.says.value
         assert "sharp gone" in screen.controls["sigma"].ticks.value and "rho" not in screen.controls
@@ -352,23 +352,23 @@ def test_screen_follows_sliders_chips_menu_and_pointer():
         chip.value = True
         await _rest(lab)
         assert lab.state.methods == ("sgd", "rwp", "sam") and screen.controls["rho"].box in screen.left.children
-        assert "SAM" in {t.name for t in screen.figure.data} and "SAM" in screen.figure.data[-1].y
+        assert "SAM" in {t["name"] for t in screen.figure.data} and "SAM" in screen.figure.data[-1]["y"]
         next(c.children[1] for c in screen.chips.box.children if c.children[1].description.startswith("SGD")).value = False
         await _rest(lab)
-        assert lab.state.methods == ("rwp", "sam") and "SGD" not in {t.name for t in screen.figure.data}
+        assert lab.state.methods == ("rwp", "sam") and "SGD" not in {t["name"] for t in screen.figure.data}
 
         screen.controls["surface"].input.value = "himmelblau"
         await _rest(lab)
         x = screen.controls["x"].input
         assert (x.min, x.max, x.value) == (-5.5, 5.5, 0.0) and screen.controls["spread"].input.value == 3.0
-        assert tuple(screen.figure.layout.xaxis2.range) == (-5.5, 5.5) and screen.controls["sigma"].input.max == 3.0
+        assert screen.figure.plot_layout["xaxis2"]["range"] == [-5.5, 5.5] and screen.controls["sigma"].input.max == 3.0
         assert screen.controls["sigma"].ticks.value == "" and lab.state.spread == 3.0
 
-        screen.store("hovered", (1.0, 2.0))
-        screen.store("clicked", (1.0, 2.0))
+        screen.from_page({"type": "hover", "trace": "surface", "x": 1.0, "y": 2.0})
+        screen.from_page({"type": "click", "trace": "surface", "x": 1.0, "y": 2.0})
         await _rest(lab)
         assert (lab.cursor, lab.state.x, x.value) == ((1.0, 2.0), 1.0, 1.0)
-        assert [t.text[0][:4] for t in screen.figure.data if t.name == "cursor"] == ["f = ", "F = "]
+        assert [t["text"][0][:4] for t in screen.figure.data if t["name"] == "cursor"] == ["f = ", "F = "]
 
         screen.store("toggle", ("rwp", False))
         screen.store("toggle", ("sam", False))

@@ -54,7 +54,7 @@ def test_a_lab_opens_without_the_grammar_and_addresses_are_checked_as_ever(opens
     program = f"""
 import sys
 {opens}
-assert "jsonschema" in sys.modules and "rfc3987_syntax" not in sys.modules
+assert "rfc3987_syntax" not in sys.modules
 from jsonschema import FormatChecker
 assert FormatChecker().conforms("https://example.org/ä", "iri") and not FormatChecker().conforms("no address", "iri")
 """

@@ -247,12 +247,12 @@ def test_the_screen_follows(few):
         view._repr_mimebundle_()
         screen = view.screen
         await asyncio.sleep(0.1)
-        assert "30 runs" in screen.says.value and len(screen.figure.data[1].x) == 6
+        assert "30 runs" in screen.says.value and len(screen.figure.data[1]["x"]) == 6
         screen.choice.value = "rise"
         screen.controls["weight_decay"].input.value = "0.04"
         await asyncio.sleep(0.3)
         assert view.state.measure == "rise" and view.found.runs == 10 and "10 runs" in screen.says.value
-        assert list(screen.figure.data[0].x) == pytest.approx(list(view.runs.measures["rise"][:6]))
+        assert list(screen.figure.data[0]["x"]) == pytest.approx(list(view.runs.measures["rise"][:6]))
         assert not screen.status.value
         screen.end()
 

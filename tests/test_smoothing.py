@@ -24,7 +24,7 @@ def named(explorer, name):
 
 
 def all_shown(screen):
-    return [(t.name, t.x, t.y) for t in screen.figure.data]
+    return [(t["name"], t["x"], t["y"]) for t in screen.figure.data]
 
 
 # Smoothing

@@ -51,10 +51,10 @@ def test_screen_follows_the_state_and_shows_errors():
         await asyncio.sleep(0.1)
         assert lab.state.method == "sam" and "SAM" in screen.says.value
         assert screen.controls["rho"].box in screen.left.children and screen.controls["sigma"].box not in screen.left.children
-        drawn = screen.figure.layout.annotations[-1].x
+        drawn = screen.figure.plot_layout["annotations"][-1]["x"]
         screen.controls["x"].input.value = 0.5
         await asyncio.sleep(0.1)
-        assert lab.state.x == 0.5 and screen.figure.layout.annotations[-1].x != drawn
+        assert lab.state.x == 0.5 and screen.figure.plot_layout["annotations"][-1]["x"] != drawn
         screen.store("rho", -1)
         await asyncio.sleep(0.1)
         assert "rho must be" in screen.status.value and lab.state.rho > 0

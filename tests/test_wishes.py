@@ -23,39 +23,6 @@ def turn(screen, *wishes):
     screen.turn()
 
 
-# Waiting for a front end
-
-
-def test_a_front_end_that_is_gone_for_hours_stops_no_training():
-    lab = rwp_edu.lab.race(**SMALL)
-    turn(lab.screen, ("start", None))
-    lab.screen._unanswered = 10_000
-    turn(lab.screen)
-    assert lab.screen.running and not lab.screen.error and lab.screen.patience == live.UNANSWERED[1]
-
-
-def test_a_picture_waits_for_a_front_end_that_is_still_drawing():
-    lab = rwp_edu.lab.update()
-    screen = lab.screen
-
-    def drawn():
-        return repr(screen.figure.to_dict())
-
-    def moved(rho):
-        before = drawn()
-        turn(screen, ("rho", rho))
-        return drawn() != before
-
-    turn(screen, ("method", "sam"))
-    assert moved(0.3) and moved(0.2)  # nobody has ever answered: drawn at once
-    screen.answered()
-    assert moved(0.3) and not moved(0.2) and screen.turn() is not None  # asks again
-    assert lab.state.rho == 0.2
-    screen.answered()
-    before = drawn()
-    assert screen.turn() is None and drawn() != before
-
-
 # Wishes
 
 

@@ -13,12 +13,13 @@ from weakref import WeakSet
 import ipywidgets as w
 
 from rwp_edu import figures, methods
+from rwp_edu.lab.static_figure import STYLE as STILL
 from rwp_edu.parameters import Parameter
 from rwp_edu.settings import Entrant
 
 STYLE = """<style>
 .rwp-lab .main-svg text {fill: var(--jp-ui-font-color1, #7d7d7d) !important}
-.rwp-lab .main-svg .xgrid, .rwp-lab .main-svg .ygrid {stroke: var(--jp-border-color2, #8885) !important}
+.rwp-lab .main-svg .gridlayer path {stroke: var(--jp-border-color2, #8885) !important}
 .rwp-lab .hoverlayer text {fill: #fff !important}
 .rwp-lab .modebar {display: none !important}
 .rwp-lab {font-variant-numeric: tabular-nums}
@@ -39,7 +40,10 @@ STYLE = """<style>
 .rwp-lab .rwp-chip {margin: 0 8px 0 0}
 .rwp-lab .rwp-chip .widget-toggle-button {padding: 0 8px; opacity: 0.65}
 .rwp-lab .rwp-chip .widget-toggle-button.mod-active {opacity: 1}
-</style>"""
+.rwp-lab .jupyter-widgets-disconnected::before {content: none}
+.rwp-lab.jupyter-widgets-disconnected::before {content: "No kernel answers this lab: run this cell again."; display: block; padding: 8px;
+  font: bold 14px var(--jp-ui-font-family); color: var(--jp-ui-font-color1); background: var(--jp-warn-color3, #ffe0b2); width: auto; height: auto}
+</style>""" + STILL
 
 
 class Maker:
@@ -55,6 +59,10 @@ class Maker:
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         return partial(self._make, getattr(w, name))
+
+    def widget(self, kind: type[w.DOMWidget], *content: Any, **traits: Any) -> w.DOMWidget:
+        """A widget that is not one of ipywidgets."""
+        return self._make(kind, *content, **traits)
 
     def _make(self, kind: type[w.DOMWidget], *content: Any, layout: Any = None, style: Any = None, **traits: Any) -> w.DOMWidget:
         if isinstance(layout, w.Layout):

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import time
 from threading import get_ident
 from typing import Any
 
 import ipywidgets as w
-import numpy as np
 
 from rwp_edu import figures
 from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, headed, toggled
 from rwp_edu.lab.explorer import Explorer
-from rwp_edu.lab.live import Live, complaint
-from rwp_edu.lab.plot import Plot
+from rwp_edu.lab.figure_view import FigureView
+from rwp_edu.lab.live import POINTER, Live, complaint
 from rwp_edu.training import one_thread
 
-STAYS = ("type", "name")  # what does not change in a trace
 WIDTH = {"width": "306px"}
 
 
 class ExplorerScreen(Live):
     """Widgets of an ``Explorer``."""
 
-    LOOKS = ("hovered",)
+    LOOKS, POINTED = ("hovered",), ("surface",)
 
     def __init__(self, owner: Explorer):
         super().__init__(owner)
+        self._works = type(owner).work is not Explorer.work
         self.make = Maker()
         make, rows = self.make, owner.rows
         self.controls: dict[str, Control] = {}
@@ -35,12 +33,7 @@ class ExplorerScreen(Live):
         label, icon, tip = owner.AGAIN
         self.again = make.Button(description=label, icon=icon, tooltip=tip, layout=WIDTH)
         self.again.on_click(lambda _: self.store(owner.SEED, self.owner.next_seed))
-        self._data, self._plan = owner.traces(), {**figures.PLAIN, **owner.layout()}
-        self.figure = Plot(data=self._data, layout={**self._plan, "autosize": True})
-        self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
-        self.figure.observe(self.answered, names="_js2py_traceDeltas")
-        self._drawn_at = 0.0
-        self._listen()
+        self.figure = make.widget(FigureView, self.from_page)
         self.says, self.status, self.setting = (make.HTML() for _ in range(3))
         # One column beside the picture; where the window is too narrow for that, two above it.
         self.left = make.HBox(layout={"flex": "1 1 310px", "flex_flow": "row wrap", "align_content": "flex-start"})
@@ -58,17 +51,8 @@ class ExplorerScreen(Live):
         buttons.observe(lambda change: self.store(row.name, change["new"]), names="value")
         return buttons
 
-    def _listen(self) -> None:
-        def told(what: str) -> Any:
-            return lambda trace, points, state: points.xs and self.store(what, (points.xs[0], points.ys[0]))
-
-        for trace in self.figure.data:
-            if trace.name == "surface":
-                trace.on_click(told("clicked"))
-                trace.on_hover(told("hovered"))
-
     def apply(self, name: str, value: Any) -> None:
-        if name in ("clicked", "hovered"):
+        if name in POINTER.values():
             getattr(self.owner, name)(*value)
         elif name == "toggle":
             self.owner.set(methods=toggled(self.owner.state.methods, *value))
@@ -76,18 +60,19 @@ class ExplorerScreen(Live):
             self.owner.set(**{name: value})
 
     def turn(self) -> float | None:
-        self.obey()
+        """What was asked for is shown at once; what takes long follows in later frames."""
+        asked = self.obey()
         with one_thread():
-            more = self.owner.work()
-            late = self._answers and time.perf_counter() < self._drawn_at + self.patience
-            self.draw(picture=not late)
-        return self.owner.pause if more else 0.05 if late else None
+            more = self._works if asked and not self.figure.wait else self.owner.work()
+            if not (wait := self.figure.wait):
+                self.draw()
+        return self.owner.pause if more else wait or None
 
     def end(self) -> None:
         self.owner.ended()
         super().end()
 
-    def draw(self, picture: bool = True) -> None:
+    def draw(self) -> None:
         owner, state = self.owner, self.owner.state
         self._showing = get_ident()
         try:
@@ -112,33 +97,4 @@ class ExplorerScreen(Live):
             self.says.value = said
         if self.setting.value != setting:
             self.setting.value = setting
-        if picture:
-            self._draw_picture()
-
-    def _draw_picture(self) -> None:
-        data, plan, drawn = self.owner.traces(), {**figures.PLAIN, **self.owner.layout()}, False
-        with self.figure.batch_update():
-            if [[t[key] for key in STAYS] for t in data] != [[t[key] for key in STAYS] for t in self._data]:
-                self.figure.data = []
-                self.figure.add_traces(data)
-                self._listen()
-                self._data = data
-            for trace, before, new in zip(self.figure.data, self._data, data):
-                moved = {key: value for key, value in new.items() if key not in STAYS and not _same(before.get(key), value)}
-                if moved:
-                    trace.update(moved, overwrite=True)
-                    drawn = True
-            changed = {key: value for key, value in plan.items() if not _same(self._plan.get(key), value)}
-            if changed:
-                self.figure.update_layout(changed, overwrite=True)
-        self._data, self._plan = data, plan
-        self._unanswered += drawn
-        self._drawn_at = time.perf_counter()
-
-
-def _same(a: Any, b: Any) -> bool:
-    if isinstance(a, np.ndarray) or isinstance(b, np.ndarray):
-        return a is b or np.array_equal(a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same(a[key], b[key]) for key in a)
-    return a == b
+        self.figure.show(owner.traces(), {**figures.PLAIN, **owner.layout(), "meta": self.shown_values()})

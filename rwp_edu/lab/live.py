@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import html
+import time
 from contextlib import suppress
 from threading import get_ident
 from typing import Any
@@ -15,11 +16,14 @@ from weakref import WeakKeyDictionary
 
 from IPython import get_ipython
 
+from rwp_edu.lab.static_figure import StaticFigure
+
 HEADLESS = (
     "RWP_EDU_HEADLESS_STEPS"  # set where notebooks are run without a screen: work is done at once, races take so many steps
 )
 
-UNANSWERED = 0.25, 8.0  # seconds to wait for a front end that has not said that it drew the last picture: doubled each time, at most
+POINTER = {"click": "clicked", "hover": "hovered"}
+BURST = 0.05  # seconds for which messages that arrive one after another are collected before they are applied
 
 
 class Live:
@@ -27,7 +31,9 @@ class Live:
     asked for; ``turn`` works, draws, and says after how many seconds to come again (None: when something is asked for)."""
 
     LOOKS: tuple[str, ...] = ()  # wishes that change nothing but what the pointer reads
+    POINTED: tuple[str, ...] = ()  # names of the traces whose clicks and hovers are wishes
     box: Any
+    controls: dict[str, Any]
     figure: Any
     make: Any
     status: Any
@@ -40,7 +46,7 @@ class Live:
         self._event: asyncio.Event | None = None
         self._task: asyncio.Task | None = None
         self._showing: int | None = None  # the thread that is moving the widgets itself
-        self._answers, self._unanswered = False, 0  # does the front end tell when it has drawn?
+        self.still = StaticFigure(owner)
 
     def store(self, name: str, value: Any) -> None:
         """Remember that something was asked for, unless the screen itself is moving its widgets: a hand on a slider may come
@@ -73,20 +79,29 @@ class Live:
         """Is a wish void as soon as there is another of its name, as with a slider that is dragged?"""
         return name in self.LOOKS or name in vars(self.owner.state)
 
+    def shown_values(self) -> dict[str, Any]:
+        """The values of the controls that a figure was drawn for, its ``layout.meta``."""
+        return {name: getattr(self.owner.state, name) for name in self.controls}
+
     def changed(self) -> None:
         """The owner has moved by other hands than those on the screen."""
         self.error = ""
         self.wake()
 
-    def answered(self, change: Any = None) -> None:
-        """The front end has drawn."""
-        self._answers, self._unanswered = True, 0
-
-    @property
-    def patience(self) -> float:
-        """Seconds that the next picture waits for an answer to the last one. A slow front end is not sent pictures faster than it draws them: a click would wait behind them."""
-        first, most = UNANSWERED
-        return min(first * 2 ** min(self._unanswered, 10), most) if self._unanswered else 0.0
+    def from_page(self, message: dict[str, Any]) -> None:
+        """Take a message of the figure; may be called from any thread."""
+        kind = message["type"]
+        if kind in POINTER:
+            at = message["x"], message["y"]
+            if message["trace"] in self.POINTED and None not in at:
+                self.store(POINTER[kind], at)
+        elif kind == "failed":
+            self.error = html.escape(f"the page cannot draw this figure: {message['text']}", quote=False)
+            self.wake()
+        elif kind == "image":
+            self.still.image(message["url"])
+        else:
+            self.wake()
 
     def wake(self) -> None:
         """Let the loop look again; may be called from any thread."""
@@ -98,6 +113,7 @@ class Live:
         _move_in(self)
         self.begin()
         self.draw()
+        self.still.show()
         return self.box._repr_mimebundle_(**options)
 
     def begin(self) -> None:
@@ -114,6 +130,7 @@ class Live:
         """Stop the loop and give the widgets back; the owner makes others when it is shown again."""
         if self._task is not None:
             self._task.cancel()
+        self.still.close()
         self.figure.close()
         self.make.close()
         if self.owner._screen is self:
@@ -122,16 +139,35 @@ class Live:
 
     async def _live(self) -> None:
         while True:
+            self._event.clear()
             try:
                 pause = self.turn()
             except Exception as error:
                 pause = None
                 self.fail(error)
-            if pause is not None:
-                await asyncio.sleep(pause)
-            elif not self._asked:
-                self._event.clear()
+            if not self._asked:
+                await self._rest(pause)
+            await self._collect()
+
+    async def _rest(self, pause: float | None) -> None:
+        """Wait until something is asked for, at most ``pause`` seconds."""
+        if pause is None and self.still.stale(self.figure):
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.still.AFTER):
+                    await self._event.wait()
+                    return
+            self.still.ask(self.figure)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(pause):
                 await self._event.wait()
+
+    async def _collect(self) -> None:
+        """Let in what arrives together: a burst of messages is applied at once."""
+        await asyncio.sleep(0)
+        until = time.perf_counter() + BURST
+        while self._event.is_set() and time.perf_counter() < until:
+            self._event.clear()
+            await asyncio.sleep(0.002)
 
     def fail(self, error: Exception) -> None:
         """Show an error, if need be when nothing else can be drawn."""

@@ -13,14 +13,13 @@ from threading import get_ident
 from typing import Any
 
 import ipywidgets as w
-import numpy as np
 
 from rwp_edu import figures, methods, problems
 from rwp_edu.lab import words
 from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, plain, toggled
+from rwp_edu.lab.figure_view import FigureView
 from rwp_edu.lab.live import Live, complaint, told
 from rwp_edu.lab.opening import MEGABYTES, OTHER, Download, Opening
-from rwp_edu.lab.plot import Plot
 from rwp_edu.lab.state import PRESETS, VIEW
 from rwp_edu.settings import parameters
 from rwp_edu.training import threads
@@ -31,6 +30,7 @@ TRAINING = ("lr", "weight_decay", "schedule", "momentum", "scale", "scale_start"
 PROBLEM = ("seeds", "steps", "seed")
 PACES = {"slow: 5 updates/s": 5, "20 updates/s": 20, "100 updates/s": 100, "as fast as it goes": 0}
 SLICE = 0.03  # seconds of training between two looks at what was asked for
+HEIGHT = 540
 DRAW_EVERY, DRAW_EVERY_AT_FULL_SPEED = 0.1, 0.25
 
 COPY = """<button class="jupyter-button" style="width: auto" title="it runs as pasted"
@@ -48,7 +48,6 @@ class Screen(Live):
         self.race, self.make = race, Maker()
         self._next_draw = 0.0
         self._drawn: tuple | None = None
-        self._plan: dict[str, Any] = {}
         self.running = False
         self._until: int | None = None  # where a single step ends
         self._around: Live | None = None
@@ -57,9 +56,7 @@ class Screen(Live):
         self._switched: dict[str, None] = {}  # chips that were clicked: what was switched off can be switched on again
         self._buttons()
         self.chips = Chips(self.store, self.make)
-        self.figure = Plot(race.figure.update_layout(showlegend=False, height=540, autosize=True))
-        self.figure.observe(self.answered, names="_js2py_traceDeltas")
-        self.figure._config = {**self.figure._config, "responsive": True, "displayModeBar": False}
+        self.figure = self.make.widget(FigureView, self.from_page)
         self.says, self.status, self.counts = (self.make.HTML() for _ in range(3))
         self.left = self.make.VBox(layout={"width": "310px", "flex": "0 0 310px"})
         self.controls: dict[str, Control] = {}
@@ -189,8 +186,7 @@ class Screen(Live):
             case "step" if race._run.finished:
                 pass
             case "step":
-                every = race.record.settings.record_every
-                self._begin(until=race._run.updates + every - race._run.updates % every)
+                self._begin(until=race._run.updates + self._to_record)
             case "reset":
                 race.reset()
             case "preset":
@@ -230,7 +226,13 @@ class Screen(Live):
         _running = weakref.ref(self)
         self.running, self._until, self.race.status = True, until, "running"
         self.race._run.background = True
-        self._clock = (time.perf_counter(), self.race._run.updates)
+        self._clock = (time.perf_counter(), self.race._run.updates + self._to_record)
+
+    @property
+    def _to_record(self) -> int:
+        """Updates up to the next record: at a slow pace a start takes them at once, so that there is a line to see."""
+        every = self.race.record.settings.record_every
+        return every - self.race._run.updates % every
 
     def stop(self, status: str) -> None:
         if self.running:
@@ -290,7 +292,8 @@ class Screen(Live):
         if self.race._run.collect():
             self._next_draw = 0.0
         began = time.perf_counter()
-        if not self.running or began > self._next_draw + self.patience:
+        wait = self.figure.wait
+        if not wait and (not self.running or began > self._next_draw):
             self.draw()
             now = time.perf_counter()
             pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
@@ -299,12 +302,12 @@ class Screen(Live):
             return 0.01 if self.race.state.pace else 0.001
         if self.race._run.looking or self.download:
             return 0.05 if self.race._run.looking else 0.5
-        return None
+        return wait or None
 
     def _train(self) -> None:
         run, pace = self.race._run, 0 if self._until else self.race.state.pace
         began, done = self._clock
-        if pace and abs(run.updates - done - (time.perf_counter() - began) * pace) > pace:
+        if pace and abs(run.updates - done - (time.perf_counter() - began) * pace) > max(pace, self._to_record):
             self._clock = began, done = time.perf_counter(), run.updates  # it was faster, or cannot keep up
         end = time.perf_counter() + SLICE
         with threads(run.engine.threads):
@@ -401,41 +404,10 @@ class Screen(Live):
             view["ghost"],
             view["third"],
             race._run.looks,
+            self.shown_values(),
         )
         if self._drawn and all(new is old or new == old for new, old in zip(now, self._drawn)):
-            return
-        data = figures.traces(race.record, **view)
-        plan = figures.layout(race.record, **{key: view[key] for key in ("x", "shown", "ghost", "third")})
-        plan.pop("height")
-        fresh, moved = self._drawn is None or self._drawn[0] is not now[0], False
-        with self.figure.batch_update():
-            if fresh:
-                self._same_structure(data)
-            for old, new in zip(self.figure.data, data):
-                if not (np.array_equal(old.x, new["x"]) and np.array_equal(old.y, new["y"])):
-                    old.x, old.y = new["x"], new["y"]
-                    moved = True
-                if "visible" in new and old.visible != new["visible"]:
-                    old.visible = new["visible"]
-                if new.get("marker"):
-                    old.text, old.marker = new["text"], new["marker"]
-            for name, value in plan.items():
-                if name[1:5] == "axis":
-                    axis = self.figure.layout[name]
-                    if list(axis.range) != list(value["range"]):
-                        axis.range = value["range"]
-                    if axis.title.text != value.get("title", {}).get("text"):
-                        axis.title.text = value.get("title", {}).get("text")
-                    if name[0] == "y" and axis.type != value.get("type"):
-                        axis.update({key: value.get(key) for key in ("type", "dtick", "exponentformat")})
-                elif name in ("shapes", "annotations") and value != self._plan.get(name):
-                    self.figure.layout[name] = value
-        self._unanswered += moved
-        self._plan = plan
+            return self.figure.flush()
+        plan = figures.layout(race.record, **{key: view[key] for key in ("x", "shown", "ghost", "third")}, height=HEIGHT)
+        self.figure.show(figures.traces(race.record, **view), {**plan, "showlegend": False, "meta": self.shown_values()})
         self._drawn = now
-
-    def _same_structure(self, data: list[dict]) -> None:
-        """After a reset the entrants may be others: then the traces are made anew."""
-        if [t["name"] for t in data] != [t.name for t in self.figure.data]:
-            self.figure.data = []
-            self.figure.add_traces(data)

@@ -20,7 +20,7 @@ from rwp_edu.problems.surfaces import SHARP_AND_WIDE, SURFACES, Surface, grid
 from rwp_edu.settings import Entrant, entrants
 
 SIDE, SEEDS, WATCHED = 9, 4, (0, 8, 40, 72, 80)
-SLICE = 0.04
+SLICE, SLICES = 0.04, 6  # seconds of work between two looks; slices after which unfinished runs are drawn
 # Where and how the runs start on each surface, and the largest scale a slider offers.
 HERE: dict[str, dict[str, Any]] = {
     "sharp and wide": {"reach": 0.4, "x": -0.5, "y": 0.0, "spread": 0.4, "lr": 0.01, "gradient_noise": 1.0},
@@ -132,6 +132,8 @@ class Landscape(Explorer):
         super().__init__(state)
         self._made_for: LandscapeState | None = None
         self._runs: dict[str, Descent] = {}
+        self._former: dict[str, Descent] = {}  # drawn until the new ones are worth a look
+        self._slices = 0
         self.cursor: tuple[float, float] | None = None
         self._found: dict[str, list[float]] = {}
         self.fractions: dict[str, list[float]] = {}  # of the latest runs that ended
@@ -168,6 +170,8 @@ class Landscape(Explorer):
         state = self.state
         box = (state.x - state.spread, state.x + state.spread), (state.y - state.spread, state.y + state.spread)
         starts = grid(box, SIDE, SIDE).repeat(SEEDS, 1)
+        stays = self._made_for is not None and self._made_for.surface == state.surface
+        self._former = {name: self._drawn(name) for name in self._runs} if stays else {}
         self._runs = {
             name: Descent(
                 self.surface, Entrant.parse(name).method, starts, seed=state.seed, watch=WATCHED,
@@ -175,9 +179,14 @@ class Landscape(Explorer):
             )
             for name in state.methods
         }  # fmt: skip
-        if self._made_for is None or self._made_for.surface != state.surface:
+        if not stays:
             self.fractions = {}
-        self._made_for, self._found = state, {}
+        self._made_for, self._found, self._slices = state, {}, 0
+
+    def _drawn(self, name: str) -> Descent:
+        """The former runs of a method until the new ones have ended or have gone on for a while."""
+        new = self._runs[name]
+        return new if self._slices >= SLICES or new.updates == self._made_for.steps else self._former.get(name, new)
 
     @property
     def _ended(self) -> bool:
@@ -187,6 +196,7 @@ class Landscape(Explorer):
         """Advance every method a little; at the end find the basins, method by method."""
         if self.state != self._made_for:
             self._begin()
+        self._slices += 1
         end = time.perf_counter() + SLICE
         left = [run for run in self._runs.values() if run.updates < self.state.steps]
         while left:
@@ -246,7 +256,8 @@ class Landscape(Explorer):
         s, (x, y) = state.spread, (state.x, state.y)
         out.append({"type": "scatter", "mode": "lines", "x": [x - s, x + s, x + s, x - s, x - s], "y": [y - s, y - s, y + s, y + s, y - s],
                     "line": {"color": figures.INK, "width": 1, "dash": "dot"}, "name": "starts", "hoverinfo": "skip", "showlegend": False})  # fmt: skip
-        for name, run in self._runs.items():
+        for name in self._runs:
+            run = self._drawn(name)
             colour, dash = figures.look(name, state.methods)
             path = run.path.double().numpy()
             gaps = np.concatenate([path, np.full((1, *path.shape[1:]), np.nan)]).swapaxes(0, 1).reshape(-1, 2)

@@ -1,0 +1,155 @@
+"""Every lab in a real browser: the figure follows the hand, in several views, after a reload and without a kernel."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from rwp_edu.lab.browser import browser, chromium, jupyter, open_notebook, python, until
+
+pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+
+# Folders with an ipykernel and a plotly each, made with `pip install --target`, beside those that are installed.
+KERNELS = ["", *filter(None, os.environ.get("RWP_EDU_IPYKERNELS", "").split(os.pathsep))]
+LABS = {
+    "race": ("lab.race(methods='sgd,rwp', seeds=2, steps=100_000)", "sigma"),
+    "update": ("lab.update(method='rwp')", "sigma"),
+    "landscape": ("lab.landscape(sigma=0.1)", "sigma"),
+    "smoothing": ("lab.smoothing()", "sigma"),
+    "two_points": ("lab.two_points()", "sigma"),
+    "distances": ("lab.distances()", "rho"),
+    "workers": ("lab.workers(method='nso')", "workers"),
+    "trial": ("lab.trial(seeds=2, budget='quick')", "seeds"),
+}
+PRESSES = 15
+ROUND_TRIPS = 40  # through the kernel, in which a figure has to follow: what a machine is slow at, it is slow at in both
+
+
+@pytest.fixture(scope="module", params=KERNELS, ids=lambda folder: Path(folder).name or "installed")
+def page(request, tmp_path_factory):
+    home = tmp_path_factory.mktemp("jupyter")
+    folder = home / "notebooks"
+    folder.mkdir()
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(
+        nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("from rwp_edu import lab")], metadata={"kernelspec": kernel}),
+        folder / "labs.ipynb",
+    )
+    environment = {"PYTHONPATH": os.pathsep.join(filter(None, (request.param, os.environ.get("PYTHONPATH"))))}
+    with jupyter(folder, home, **environment) as url, browser() as page:
+        page.errors = []
+        page.on("console", lambda message: page.errors.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: page.errors.append(str(error)))
+        page.folder = folder
+        open_notebook(page, url, "labs.ipynb")
+        until(page, "jupyterapp.shell.currentWidget.content.widgets[0].model.executionCount === 1")
+        yield page
+
+
+def run_in_a_new_cell(page, source: str) -> None:
+    page.evaluate(
+        """async source => {
+            const widget = jupyterapp.shell.currentWidget;
+            widget.content.model.sharedModel.insertCell(0, {cell_type: 'code', source});
+            widget.content.activeCellIndex = 0;
+            await jupyterapp.commands.execute('notebook:run-cell');
+        }""",
+        source,
+    )
+
+
+META = "[...document.querySelectorAll('.rwp-lab .js-plotly-plot')].filter(p => p.offsetParent).at({}).layout.meta?.{}"
+READOUT = """([name, which]) => {
+    const handle = [...document.querySelectorAll('.rwp-lab .noUi-handle')].filter(h => h.offsetParent)[which];
+    const box = handle.closest('.widget-slider');
+    return [box.querySelector('.widget-readout').innerText, handle.getAttribute('aria-valuenow')];
+}"""
+
+
+def number(text: str) -> float:
+    return float(text.replace("−", "-").replace(",", ""))
+
+
+@pytest.mark.parametrize("name", LABS)
+def test_the_figure_shows_what_the_readout_shows(page, name):
+    source, control = LABS[name]
+    run_in_a_new_cell(page, f"shown = {source}\nshown")
+    until(page, f"{META.format(0, control)} !== undefined")
+    if name == "race":
+        page.locator(".rwp-lab button:has-text('Start')").first.click()
+        until(page, "document.querySelector('.rwp-lab .rwp-status').innerText.includes('running')")
+    title = python(page, f"print(shown.screen.controls[{control!r}].row.title)").strip()
+    head = page.locator(f".rwp-lab .rwp-head:has-text('{title}')").first
+    slider = head.locator("xpath=ancestor::div[contains(@class,'widget-vbox')][1]")
+    handle = slider.locator(".noUi-handle").first
+    handle.focus()
+    seen = set()
+    for turn in range(PRESSES):
+        before = number(slider.locator(".widget-readout").inner_text())
+        handle.press("ArrowRight" if turn % 5 < 3 else "ArrowLeft")
+        for _ in range(ROUND_TRIPS):
+            python(page, "pass")
+            now, drawn = number(slider.locator(".widget-readout").inner_text()), page.evaluate(META.format(0, control))
+            if now != before and drawn == pytest.approx(now):
+                break
+        assert drawn == pytest.approx(now) and (now != before or name in ("workers", "trial")), f"press {turn}"
+        seen.add(now)
+    assert len(seen) > 2
+    assert python(page, f"print(shown.state.{control})").strip() == python(page, f"print(type(shown.state.{control})({now}))").strip()
+    python(page, "shown.close()")
+    page.evaluate("jupyterapp.commands.execute('notebook:delete-cell')")
+
+
+def test_two_views_of_one_lab_both_follow(page):
+    run_in_a_new_cell(page, "shown = lab.smoothing()\nshown")
+    until(page, f"{META.format(0, 'sigma')} === 0.05")
+    run_in_a_new_cell(page, "shown")
+    until(page, "[...document.querySelectorAll('.rwp-lab .js-plotly-plot .main-svg')].filter(p => p.offsetParent).length >= 2")
+    python(page, "shown.set(sigma=0.2)")
+    until(page, f"{META.format(0, 'sigma')} === 0.2 && {META.format(1, 'sigma')} === 0.2")
+
+
+def test_a_page_that_is_loaded_again_and_a_kernel_that_is_restarted(page):
+    python(page, "shown.set(sigma=0.11)")
+    until(page, f"{META.format(0, 'sigma')} === 0.11")
+    until(page, "document.querySelector('.rwp-still img') !== null")  # the screen is at rest
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    page.reload()
+    until(page, f"{META.format(0, 'sigma')} === 0.11")
+    assert page.evaluate("getComputedStyle(document.querySelector('.rwp-still').closest('.jp-OutputArea-child')).display") == "none"
+    assert [text for text in page.errors if "favicon" not in text] == []
+    python(page, "shown.set(sigma=0.12)")
+    until(page, f"{META.format(0, 'sigma')} === 0.12")
+
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+    told = "getComputedStyle(document.querySelector('.rwp-lab'), '::before').content"
+    until(page, f"{told}.includes('run this cell again')")
+    assert page.evaluate("getComputedStyle(document.querySelector('.rwp-lab .widget-slider'), '::before').content") == "none"
+
+
+def test_a_notebook_that_is_opened_without_its_kernel_shows_its_figures(page):
+    page.evaluate("jupyterapp.commands.execute('docmanager:save')")
+    saved = nbformat.read(page.folder / "labs.ipynb", 4)
+    images = [out["data"]["text/html"] for cell in saved.cells for out in cell.get("outputs", ()) if "rwp-still" in out.get("data", {}).get("text/html", "")]
+    assert images and all("data:image/png;base64," in image and "σ = 0.11" in image for image in images)
+    page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.reload()
+    until(page, "[...document.querySelectorAll('.rwp-still img')].some(image => image.offsetParent && image.naturalWidth > 300)")
+
+
+def test_an_exported_notebook_shows_its_figures(tmp_path):
+    cells = ["from rwp_edu import lab\nhills = lab.smoothing()\nhills", "hills.set(sigma=0.2)", "race = lab.race(methods='sgd,rwp', seeds=1, steps=20)\nrace", "race.run()"]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+    nbformat.write(notebook, tmp_path / "labs.ipynb")
+    command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", str(tmp_path / "labs.ipynb")]
+    environment = {key: value for key, value in os.environ.items() if key != "RWP_EDU_HEADLESS_STEPS"}
+    subprocess.run(command, check=True, capture_output=True, env=environment | {"IPYTHONDIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path)})
+    with browser() as page:
+        page.goto((tmp_path / "labs.html").as_uri())
+        until(page, "document.querySelectorAll('.rwp-still .main-svg').length >= 2")
+        until(page, "document.body.innerText.includes('At σ = 0.2') && document.querySelectorAll('.js-plotly-plot')[1].data.some(t => t.name === 'RWP' && t.x.length === 3)")
