@@ -18,7 +18,7 @@ from rwp_edu.settings import Entrant
 
 STYLE = """<style>
 .rwp-lab .main-svg text {fill: var(--jp-ui-font-color1, #7d7d7d) !important}
-.rwp-lab .main-svg .xgrid, .rwp-lab .main-svg .ygrid {stroke: var(--jp-border-color2, #8885) !important}
+.rwp-lab .main-svg .gridlayer path {stroke: var(--jp-border-color2, #8885) !important; stroke-opacity: 1 !important}
 .rwp-lab .hoverlayer text {fill: #fff !important}
 .rwp-lab .modebar {display: none !important}
 .rwp-lab {font-variant-numeric: tabular-nums}
@@ -224,14 +224,14 @@ class Chip:
         self.box.add_class("rwp-chip")
         self.toggle.observe(lambda change: store("toggle", (name, change["new"])), names="value")
 
-    def tell(self, names: tuple[str, ...], k: int) -> None:
-        """Line, label and cost among the entrants ``names``."""
-        row, name = methods.get(self.entrant.method), str(self.entrant)
+    def tell(self, look: tuple[str, str], k: int) -> None:
+        """Show the line, the label and the cost."""
+        row = methods.get(self.entrant.method)
         cost = row.cost(k=self.entrant.pins.get("k", k))
         together = " at once" if cost.rounds == 1 and cost.points > 1 else " one after another" if cost.rounds > 1 else ""
         self.toggle.tooltip = f"{row.formula}: {cost.work} gradient{'s' * (cost.work > 1)} per update{together}"
         self.toggle.description = f"{self.entrant.label}  {cost}"
-        self.line.value = figures.swatch(name, names)
+        self.line.value = figures.swatch(look)
 
 
 class Chips:
@@ -244,14 +244,16 @@ class Chips:
         self._told: tuple | None = None
 
     def show(self, state: Any, also: tuple[str, ...] = ()) -> None:
-        """``state`` has the chosen ``methods`` and k; entrants in ``also`` have a chip too."""
+        """``state`` has the chosen ``methods`` and k; entrants in ``also`` have a chip too, and the first looks, as those of a record
+        have in its figure."""
         names = tuple(dict.fromkeys((*methods.METHODS, *state.methods, *also)))
-        if (names, state.k) != self._told:
-            self._told = names, state.k
+        looks = figures.looks((*also, *state.methods, *methods.METHODS))
+        if (names, looks, state.k) != self._told:
+            self._told = names, looks, state.k
             for name in names:
                 if name not in self._kept:
                     self._kept[name] = Chip(name, self.store, self.make)
-                self._kept[name].tell(names, state.k)
+                self._kept[name].tell(looks[name], state.k)
             self.box.children = [self._kept[name].box for name in names]
         for name in names:
             self._kept[name].toggle.value = name in state.methods
