@@ -6,9 +6,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import FrozenInstanceError, dataclass
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, ClassVar, Self
+
+
+DECADES = 0.05  # step of a logarithmic slider, in powers of ten
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
@@ -43,7 +47,7 @@ class Parameter:
 
     ``title`` is what a screen calls it, ``labels`` what it calls the ``choices`` where that is more than their names, ``tips`` what it
     says of them. ``low`` and ``high`` bound what is possible; ``slider`` bounds what a slider offers; ``ticks`` label values that mean
-    something; ``live`` tells whether a running training takes a new value at once.
+    something; ``values`` are those a slider offers, where they are no even grid; ``live`` tells whether a running training takes a new value at once.
     """
 
     name: str
@@ -61,6 +65,26 @@ class Parameter:
     title: str = ""
     labels: tuple[str, ...] = ()
     tips: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The values that a slider offers, ascending: short decimals from one end to the other, in steps of ``step`` or, on a
+        logarithmic one, of ``DECADES`` powers of ten; and the default.
+
+        >>> Parameter("x", "", 0.0, "a coordinate", slider=(-0.1, 0.1), step=0.05).grid
+        (-0.1, -0.05, 0.0, 0.05, 0.1)
+        """
+        (low, high), kind = self.slider, self.type
+        if self.values:
+            found = self.values
+        elif self.log:
+            n = math.floor(math.log10(high / low) / DECADES + 1e-6)
+            found = [float(f"{low * 10 ** (DECADES * i):.3g}") for i in range(n + 1)]
+        else:
+            first, step = Decimal(str(low)), Decimal(str(kind(self.step) or 1))
+            found = [kind(first + i * step) for i in range(int((Decimal(str(high)) - first) / step) + 1)]
+        return tuple(sorted({kind(v) for v in (*found, low, high, self.default) if low <= v <= high}))
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:

@@ -11,7 +11,7 @@ from rwp_edu import figures
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.orders import Correlation
 from rwp_edu.lab.pools import DECAYS, LABELS, SCALES, Pool, Runs, pool
-from rwp_edu.lab.strokes import AXIS, LOG, dots, heads, line, titled
+from rwp_edu.lab.strokes import AXIS, LOG, dots, heads, line, round_numbers, titled
 from rwp_edu.parameters import Parameter, Values
 from rwp_edu.settings import Entrant
 
@@ -33,7 +33,7 @@ PARAMETERS: dict[str, Parameter] = {
                   labels=tuple(title for title, _ in MEASURES.values()), tips=tuple(meaning for _, meaning in MEASURES.values())),
         Parameter("labels", "", "noisy", "; ".join(f"{name}: {row[0]}" for name, row in LABELS.items()), choices=tuple(LABELS), title="labels"),
         Parameter("weight_decay", "", "all", "of the runs that are compared", choices=("all", *DECAYS), title="weight decay (● 0.0005 &nbsp;■ 0.01 &nbsp;◆ 0.04)"),
-        Parameter("window", "", ALL, "the largest training loss of the runs that are compared over the smallest", low=1.05, high=ALL, slider=(10**0.05, ALL),
+        Parameter("window", "", ALL, "the largest training loss of the runs that are compared over the smallest", low=1.05, high=ALL, slider=(1.122, ALL),
                   log=True, ticks=((1.3, "matched"), (ALL, "all")), title="training losses within a factor"),
         Parameter("around", "", 0.5, "the middle of the window", low=1e-6, high=10, slider=(1e-4, 2.0), log=True, title="around a training loss of"),
     )
@@ -170,8 +170,8 @@ def _logarithmic(values: np.ndarray | None) -> dict[str, Any]:
     values = np.ones(1) if values is None else values[values > 0]
     low, high = (float(np.log10(v)) for v in (values.min(initial=1e6), values.max(initial=1e-6)))
     low, high = (low, high) if low < high else (-1.0, 1.0)
-    room, leads = 0.04 * (high - low) + 0.01, (1, 2, 5) if high - low < 1.7 else (1,)
-    ticks = [lead * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for lead in leads]
+    room = 0.04 * (high - low) + 0.01
+    ticks = round_numbers(low - room, high + room)
     return {**LOG, "range": [low - room, high + room], "dtick": None, "tickvals": ticks, "ticktext": [f"{v:g}" for v in ticks]}
 
 

@@ -16,7 +16,7 @@ from rwp_edu.noise import LAWS
 from rwp_edu.parameters import Parameter, Values
 
 ACROSS, UP = (-3.5, -0.5), (-14, 2)  # powers of ten
-SIGMAS = tuple(float(s) for s in np.logspace(*ACROSS, 13))
+SIGMAS = tuple(float(f"{s:.3g}") for s in np.logspace(*ACROSS, 13))
 ROUNDS = 6
 POINTS = {"one": "one-point", "two": "two-point"}
 COLOURS = {"one": figures.LOOKS["rwp"][0], "two": figures.LOOKS["nso"][0], "batch": "#E69F00"}
@@ -27,8 +27,8 @@ PARAMETERS: dict[str, Parameter] = {
     for row in (
         Parameter("function", "", "tanh", "whose gradient", choices=tuple(SUBJECTS), title="function",
                   labels=tuple(row.title for row in SUBJECTS.values()), tips=tuple(row.meaning for row in SUBJECTS.values())),
-        Parameter("sigma", "σ", 0.01, "the standard deviation of the noise that the sentence is about", low=10 ** ACROSS[0], high=10 ** ACROSS[1],
-                  slider=(10 ** ACROSS[0], 10 ** ACROSS[1]), log=True, title="scale of the noise"),
+        Parameter("sigma", "σ", 0.01, "the standard deviation of the noise that the sentence is about", low=SIGMAS[0], high=SIGMAS[-1],
+                  slider=(SIGMAS[0], SIGMAS[-1]), log=True, values=SIGMAS, title="scale of the noise"),
         Parameter("k", "k", 1, "2k gradients for each: 2k draws, or k pairs", low=1, high=8, slider=(1, 8), step=1, title="pairs"),
         Parameter("law", "", "gaussian", "of the noise", choices=tuple(LAWS), title="law"),
         Parameter("seed", "", 0, "of the noise", high=2**31, title="draw of the noise"),
@@ -37,14 +37,22 @@ PARAMETERS: dict[str, Parameter] = {
 
 
 class TwoPointsState(Values):
-    """All that the picture depends on; every field is a row of ``PARAMETERS``."""
+    """All that the figure depends on; every field is a row of ``PARAMETERS``. σ becomes the nearest of those that are measured.
+
+    >>> TwoPointsState(sigma=0.02).sigma
+    0.0178
+    """
 
     TABLE = PARAMETERS
 
+    def __init__(self, **values: Any):
+        super().__init__(**values)
+        vars(self)["sigma"] = min(SIGMAS, key=lambda s: abs(math.log(s / self.sigma)))
+
     @property
     def place(self) -> int:
-        """The measured σ that is nearest to the marked one."""
-        return min(range(len(SIGMAS)), key=lambda i: abs(math.log(SIGMAS[i] / self.sigma)))
+        """The number of the marked σ."""
+        return SIGMAS.index(self.sigma)
 
     @property
     def run(self) -> tuple[Any, ...]:
@@ -79,7 +87,7 @@ def sentence(state: TwoPointsState, subject: Subject, found: Found) -> str:
         return "measuring"
     one, two = (joined(found[name][i]) for name in POINTS)
     text = (
-        f"The {row.title}, {gradients} gradients each, {state.law} noise with σ = {SIGMAS[i]:.2g}: "
+        f"The {row.title}, {gradients} gradients each, {state.law} noise with σ = {SIGMAS[i]:.3g}: "
         f"{gradients} independent draws have variance {one}, "
     )
     pairs = f"{state.k} pair{'s' * (state.k > 1)}"
