@@ -15,7 +15,7 @@ LOG = {**AXIS, "type": "log", "exponentformat": "power", "dtick": 1, "tickfont":
 
 def round_numbers(low: float, high: float, least: int = 3) -> list[float]:
     """Return round numbers between 10^low and 10^high for the ticks of a logarithmic axis, ``least`` or more: powers of ten, also 2 and
-    5 times these, or all digits; where the axis spans less, evenly spaced ones.
+    5 times these, more digits; where the axis spans less, evenly spaced ones.
 
     >>> round_numbers(-2, 0), round_numbers(-0.1, 0.1)
     ([0.01, 0.1, 1.0], [0.8, 0.9, 1.0])
@@ -23,7 +23,7 @@ def round_numbers(low: float, high: float, least: int = 3) -> list[float]:
     [0.121, 0.122, 0.123, 0.124, 0.125]
     """
     powers, ends = range(math.floor(low), math.ceil(high) + 1), (10.0**low, 10.0**high)
-    for leads in ((1,), (1, 2, 5), range(1, 10)):
+    for leads in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10)):
         found = [float(f"{lead}e{power}") for power in powers for lead in leads]
         found = [v for v in found if ends[0] <= v <= ends[1]]
         if len(found) >= least:
