@@ -154,3 +154,39 @@ def test_ticks_stand_at_the_places_of_their_values():
     a, b = map(float, re.findall(r"left:([\d.]+)%", made.ticks.value))
     assert a == pytest.approx(100 * 3 / 11, abs=0.1) and b == pytest.approx(100 * (4 + 1 / 3) / 11, abs=0.1)
     assert "left:25.0%" in _ticks(row)
+
+
+# What ticks say
+
+EVERYWHERE = {"clean", "published", "RWP", "preset", "never", "all but one", "all", "none"}  # holds for every problem
+
+
+@pytest.fixture
+def own():
+    data = [(torch.randn(8, 3), torch.randint(2, (8,)))]
+    yield problems.add("mine", lambda: torch.nn.Linear(3, 2), data, data).name
+    problems.OWN.pop("mine")
+
+
+def ticks_of(problem):
+    return [(name, value, text) for name, row in parameters(problem).items() for value, text in row.ticks]
+
+
+def test_a_problem_of_ones_own_has_no_hints_of_another(own):
+    race = lab.race(problem=own, methods="sgd,m-rwp", seeds=1)
+    shown = race.screen.controls["sigma"].ticks.value
+    assert "preset" in shown and "m-RWP" not in shown and "fails" not in shown
+    for name, value, text in ticks_of(own):
+        assert text in EVERYWHERE or float(text) == value, (name, text)
+    assert {name for name, *_ in ticks_of(own)} >= {"sigma", "rho", "lam"}
+    race.close()
+
+
+@pytest.mark.parametrize("problem", [*problems.PROBLEMS, *problems.PICTURES, "mine"])
+def test_hints_belong_to_the_problem(problem, own):
+    for name, value, text in ticks_of(problem):
+        row = parameters(problem)[name]
+        assert row.slider[0] <= value <= row.slider[1], (name, text)
+        assert text != "preset" or value == row.default, (name, value)
+        if re.fullmatch(r"[\d.]+", text):
+            assert float(text) == value, (name, text)
