@@ -99,7 +99,7 @@ for name, (loss, gradient, w) in cases.items():
     print(f"{name:10} two draws {measured[name][0]} (leading term {leading[name][0]:.4g}), pair {measured[name][1]} ({leading[name][1]:.4g})")
     error = (measured[name][1].error ** 2 + (sigma**4 / 2 * dH2.error) ** 2) ** 0.5
     assert abs(measured[name][1].value - leading[name][1]) <= 4 * error + 1e-25
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # The pair's formula is exact in all three. The one-point formula is only the leading term: for matrix sensing the rest is visible at this σ.

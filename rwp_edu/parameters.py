@@ -23,6 +23,34 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
     return ValueError(f"unknown {what} {str(name)!r}{hint} (there is: {', '.join(known)})")
 
 
+def counted(n: int, noun: str, more: str = "") -> str:
+    """Return a number with its noun, in the plural (an s is added, if it is not ``more``) unless the number is 1.
+
+    >>> counted(1, "update"), counted(1200, "update"), counted(2, "minimum", "minima")
+    ('1 update', '1,200 updates', '2 minima')
+    """
+    return f"{n:,} {noun if n == 1 else more or noun + 's'}"
+
+
+def sentence(text: str) -> str:
+    """Return a text that ends as a sentence does.
+
+    >>> sentence("Too much noise"), sentence("Is it the noise?")
+    ('Too much noise.', 'Is it the noise?')
+    """
+    return text if text.rstrip().endswith((".", "?", "!")) else f"{text}."
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """Return a number with so many digits, without an exponent up to a million.
+
+    >>> rounded(1234.5), rounded(0.0123456), rounded(2.5e-9)
+    ('1,230', '0.0123', '2.5e-09')
+    """
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if "e+" in text and abs(float(text)) < 1e6 else text
+
+
 def strict(value: Any) -> Any:
     """``value`` for strict JSON: a number that is not finite becomes None."""
     if isinstance(value, dict):

@@ -18,7 +18,7 @@ from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.solutions import Solutions
 from rwp_edu.lab.strokes import AXIS, LOG, dots, heads, line, round_numbers, titled
 from rwp_edu.objective import Objective
-from rwp_edu.parameters import Parameter, Values, unknown
+from rwp_edu.parameters import Parameter, Values, counted, rounded, unknown
 from rwp_edu.settings import Entrant
 from rwp_edu.slices import Filling, Plane, Slice
 from rwp_edu.spectra import Density, Eigenpairs, density, eigenvalues
@@ -318,11 +318,11 @@ class Around(Explorer):
         score, loss = metrics[:2]
         seed = f", seed {self.solutions.seeds[s.run]}" if len(self.solutions.seeds) > 1 else ""
         on = {data: f" on the {first}" * bool(first) for data, first in self.solutions.first.items()}
-        told = f"{_label(s.entrant)}{seed} after {self.solutions.updates} updates: {loss.noun} {loss.shown(here[loss.name])}, {score.noun} {score.shown(here[score.name])}"
+        told = f"{_label(s.entrant)}{seed} after {counted(self.solutions.updates, 'update')}: {loss.noun} {loss.shown(here[loss.name])}, {score.noun} {score.shown(here[score.name])}"
         spectrum, pairs = (self._kept.get(self._key(what, s.entrant)) for what in ("spectrum", "eigenvectors"))
         if spectrum and pairs:
             mass = spectrum[0].mean(lambda v: v < -0.01 * float(pairs.values[0]))
-            told += f"; tr H = {Estimate(*spectrum[1][:2])}, largest eigenvalue {float(pairs.values[0]):.3g}{on['train']}"
+            told += f"; tr H = {Estimate(*spectrum[1][:2])}, largest eigenvalue {rounded(float(pairs.values[0]))}{on['train']}"
             told += f", {100 * mass.value:.0f} % of the eigenvalues clearly negative" * (mass.value > 0.005)
         told = f"{told}. {self._missing}"
         if self._plane_key in self._failed:
@@ -335,7 +335,7 @@ class Around(Explorer):
         if not s.x and not s.y:
             return f"{told}Click into the plane, or move the cross, to read other weights."
         there = self.reading()
-        return f"{told}At the cross, {there['distance']:.2g} ‖w‖ away, the {_of(s.data)} loss{on[s.data]} is {there['loss']:.3g}, the {score.noun} {score.shown(there[score.name])}."
+        return f"{told}At the cross, {there['distance']:.2g} ‖w‖ away, the {_of(s.data)} loss{on[s.data]} is {rounded(there['loss'])}, the {score.noun} {score.shown(there[score.name])}."
 
     @property
     def _missing(self) -> str:

@@ -178,6 +178,6 @@ class UpdateLab(Explorer):
         return bool({"noise", "normal"} & set(methods.get(self.state.method).needs))
 
 
-def update(**changes: Any) -> UpdateLab:
+def update(*given: Any, **changes: Any) -> UpdateLab:
     """Open the update of one method: ``update(method="sam", rho=0.3)``."""
-    return UpdateLab.open(**changes)
+    return UpdateLab.open(*given, **changes)

@@ -13,7 +13,7 @@ from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.strokes import LOG, bars, dots, line, titled
 from rwp_edu.lab.subjects import BATCH, SUBJECTS, Making, Subject, making
 from rwp_edu.noise import LAWS
-from rwp_edu.parameters import Parameter, Values
+from rwp_edu.parameters import Parameter, Values, counted, rounded
 
 ACROSS, UP = (-3.5, -0.5), (-14, 2)  # powers of ten
 SIGMAS = tuple(float(f"{s:.3g}") for s in np.logspace(*ACROSS, 13))
@@ -98,21 +98,21 @@ def sentence(state: TwoPointsState, subject: Subject, found: Found) -> str:
         )
     text += f"{pairs} {two}: {_plain(ratio(one, two))} times less."
     expected = subject.theory(SIGMAS[i], state.k, state.law)
-    text += f" The derivatives at w predict {expected[0]:.2g} and {expected[1]:.2g}{row.remark}."
+    text += f" The derivatives at w predict {rounded(expected[0], 2)} and {rounded(expected[1], 2)}{row.remark}."
     if subject.batch is None:
         return text
     gain, batch = one.value - two.value, subject.batch
     verdict = (
         f"is only {100 * gain / batch:.2g} % of it: in training it would be hidden" if gain < batch / 4
-        else f"is {gain / batch:.2g} times that: it would be felt in training"
+        else f"is {rounded(gain / batch, 2)} times that: it would be felt in training"
     )  # fmt: skip
-    return text + f" Mini-batches of {BATCH} have variance {batch:.2g}; what the pair saves {verdict}."
+    return text + f" Mini-batches of {BATCH} have variance {rounded(batch, 2)}; what the pair saves {verdict}."
 
 
 def traces(state: TwoPointsState, subject: Subject | None, found: Found) -> list[dict[str, Any]]:
     """Theory as dashed lines, the mini-batch as a level, measurements as dots."""
     out, gradients = [], 2 * state.k
-    labels = {"one": f"one-point, {gradients} draws", "two": f"two-point, {state.k} pair{'s' * (state.k > 1)}"}
+    labels = {"one": f"one-point, {counted(gradients, 'draw')}", "two": f"two-point, {state.k} pair{'s' * (state.k > 1)}"}
     laws = {"one": "σ²‖H‖²", "two": "σ⁴/2 Σ‖∂ᵢH‖²"}
     for number, name in enumerate(POINTS):
         y = [subject.theory(s, state.k, state.law)[number] for s in SIGMAS] if subject else []
@@ -213,6 +213,6 @@ class TwoPointsLab(Explorer):
         return sentence(self.state, self.subject, self.found) if self.subject else self._doing
 
 
-def two_points(**changes: Any) -> TwoPointsLab:
+def two_points(*given: Any, **changes: Any) -> TwoPointsLab:
     """Open the noise of one- and two-point gradients: ``two_points(function="relu", sigma=0.03, law="rademacher")``."""
-    return TwoPointsLab.open(**changes)
+    return TwoPointsLab.open(*given, **changes)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rwp_edu.datasets import FOLDER, pictures
 from rwp_edu.models import MODELS, NORMS
-from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.parameters import Parameter, rounded, unknown
 from rwp_edu.problems.digits import POOL, Digits
 from rwp_edu.problems.fine_tuning import KNOWN, FineTuning
 from rwp_edu.problems.fine_tuning import POOL as SHOTS
@@ -55,7 +55,7 @@ class Metric:
     def shown(self, value: float) -> str:
         """A value as text."""
         if self.log:
-            return f"{self.unit * value:.2g}"
+            return rounded(self.unit * value, 2)
         return f"{self.unit * value:.{self.digits}f}{' %' if self.unit == 100 else ''}"
 
     def mean(self, values: np.ndarray, sign: bool = False) -> str:
