@@ -32,6 +32,17 @@ def counted(n: int, noun: str, more: str = "") -> str:
     return f"{n:,} {noun if n == 1 else more or noun + 's'}"
 
 
+def listed(items: list[str], most: int) -> str:
+    """Return items as a list in a sentence; of more than ``most``, so many and the number of the others.
+
+    >>> listed(["a", "b"], 4), listed(["a", "b", "c", "d"], 2)
+    ('a and b', 'a, b and 2 others')
+    """
+    left = len(items) - most
+    parts = [*items[:most], "another" if left == 1 else f"{left} others"] if left > 0 else items
+    return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
+
+
 def sentence(text: str) -> str:
     """Return a text that ends as a sentence does.
 

@@ -13,7 +13,7 @@ from rwp_edu import figures, methods
 from rwp_edu.anatomy import Update, take_apart
 from rwp_edu.lab import words
 from rwp_edu.lab.explorer import Explorer
-from rwp_edu.parameters import Parameter, Values
+from rwp_edu.parameters import Parameter, Values, listed
 from rwp_edu.points import At
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE, Wells
 
@@ -73,7 +73,7 @@ def sentence(state: UpdateState) -> str:
     rounds = []
     for number in range(1, update.rounds + 1):
         asked = [a for a in update.answers if a.round == number]
-        where = " and ".join(at(a.at.w) for a in asked[:4]) + (" ..." if len(asked) > 4 else "")
+        where = listed([at(a.at.w) for a in asked], 4)
         rounds.append(f"round {number} asks at {where}")
     count = len(update.answers)
     return (

@@ -27,7 +27,7 @@ PARAMETERS: dict[str, Parameter] = {
     for row in (
         Parameter("function", "", "tanh", "whose gradient", choices=tuple(SUBJECTS), title="function",
                   labels=tuple(row.title for row in SUBJECTS.values()), tips=tuple(row.meaning for row in SUBJECTS.values())),
-        Parameter("sigma", "σ", 0.01, "the standard deviation of the noise that the sentence is about", low=SIGMAS[0], high=SIGMAS[-1],
+        Parameter("sigma", "σ", 0.01, "the standard deviation of the noise that the sentence is about", low=3e-4, high=0.32,
                   slider=(SIGMAS[0], SIGMAS[-1]), log=True, values=SIGMAS, title="scale of the noise"),
         Parameter("k", "k", 1, "2k gradients for each: 2k draws, or k pairs", low=1, high=8, slider=(1, 8), step=1, title="pairs"),
         Parameter("law", "", "gaussian", "of the noise", choices=tuple(LAWS), title="law"),

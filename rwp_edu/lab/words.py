@@ -67,7 +67,7 @@ def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
         return f"After {counted(int(last['updates']), 'update')} no method is left: try a smaller learning rate, or less perturbation.{lost}"
     first, *others = sorted(standing, key=lambda e: values[e].mean(), reverse=score.high_is_good)
     said = {e: f"{score.mean(values[e])}{' ' + score.noun if e == first else ''} for {cost[e]}" for e in standing}
-    text = f"After {counted(int(last['updates']), 'update')} {label[first]} leads with {said[first]} gradient{'s' * (cost[first] != 1)}"
+    text = f"After {counted(int(last['updates']), 'update')} {label[first]} leads with {said[first]} {'gradient' if cost[first] == 1 else 'gradients'}"
     if others:
         text += f"; {label[others[0]]} has {said[others[0]]}{_lead(values[first], values[others[0]], score)}"
     text += "."

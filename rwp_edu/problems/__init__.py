@@ -54,6 +54,8 @@ class Metric:
 
     def shown(self, value: float) -> str:
         """A value as text."""
+        if not np.isfinite(value):
+            return "not finite"
         if self.log:
             return rounded(self.unit * value, 2)
         return f"{self.unit * value:.{self.digits}f}{' %' if self.unit == 100 else ''}"
