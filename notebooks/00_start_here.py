@@ -85,7 +85,7 @@ print(reveal.summary)
 for row in reveal.record.results():
     mean, error = 100 * row["test_accuracy_mean"], 100 * row["test_accuracy_se"]
     print(f"{row['method']:6} {mean:5.1f} ± {error:.1f} %   after {row['gradient_evaluations']} gradients per run")
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %%
 reveal.figure

@@ -75,7 +75,7 @@ for row in METHODS.values():
         for r in range(1, cost.rounds + 1)
     )
     print(f"{row.label:8} {cost.points:6} {cost.rounds:6}   {cost.points:8} {two_workers:9}   {row.formula}")
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # The column *2 workers* is the number of gradients one has to wait for. SAM's second point depends on the first answer: a second worker has

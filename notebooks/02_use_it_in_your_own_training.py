@@ -152,6 +152,7 @@ assert same(off.state_dict(), train_plain(seed=0, epochs=5).state_dict())
 # loaders, two closures. Four runs on one split of the data show that it works; they are too few to rank methods.
 
 # %%
+import rwp_edu
 from rwp_edu.methods import METHODS
 from rwp_edu.optim import OPTIMIZERS
 
@@ -172,7 +173,7 @@ for name, Method in OPTIMIZERS.items():
     cost, seen = METHODS[name].cost(k=METHODS[name].default("k")), model[1].num_batches_tracked.item()
     print(f"{METHODS[name].label:10} {calls:7} {cost.points:14} {seen:27} {cost.batches:19}")
     assert calls == cost.points and seen == 1
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %%
 from rwp_edu.optim import MRWP
@@ -661,6 +662,7 @@ def bf16_closure():
     return loss
 
 
+optimizer.zero_grad()  # those of the attempt with float16
 print(f"   bfloat16 needs no scaler; the step works, its loss is {optimizer.step(bf16_closure):.3f}")
 
 

@@ -92,7 +92,7 @@ error = sample.std() / len(u) ** 0.5
 print(f"F at {w.tolist()} for σ = 0.2: sampled {sample.mean():.4f} ± {error:.4f}, closed form {f.smoothed(0.2).value(w):.4f}")
 assert (sample.mean() - f.smoothed(0.2).value(w)).abs() < 4.5 * error
 assert f.value(minima(f))[0] < f.value(minima(f))[1] and lower < gone
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # ## Reveal: where the runs end
@@ -214,7 +214,8 @@ for sigma in (0.2, 0.4, 1.0):
     print(f"λ = 0.5, σ = {sigma}: minima at x = {text(x[:, 0])}, values {text(surface.value(x))}")
     assert len(x) == 2
 for lam in (0.5, 0.7, 0.8, 0.9, 1.0):
-    print(f"λ = {lam}, σ = 0.3: {len(minima(mixed(lam, 0.3)))} minima")
+    n = len(minima(mixed(lam, 0.3)))
+    print(f"λ = {lam}, σ = 0.3: {n} minim{'um' if n == 1 else 'a'}")
 torch.testing.assert_close(mixed(0.3, 0.2).value(w), 0.7 * f.value(w) + 0.3 * f.smoothed(0.2).value(w))
 assert len(minima(mixed(1.0, 0.3))) == 1
 

@@ -67,7 +67,7 @@ for sigma in (0.0, 0.05, level, 0.15, 0.2):
     heights = [smoothed.value(torch.tensor([x, 0.0], dtype=torch.float64)).item() for x in minima(smoothed)]
     shown = ["    gone", *(f"{height:8.3f}" for height in heights)][-2:]
     print(f"{sigma:6.3f}", *shown)
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # Both scales are about the *width* of the sharp well: noise that is as wide as a well fills it. The wide well is 7 times as wide and does not care.

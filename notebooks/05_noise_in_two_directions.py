@@ -99,7 +99,7 @@ for name, (loss, gradient, w) in cases.items():
     print(f"{name:10} two draws {measured[name][0]} (leading term {leading[name][0]:.4g}), pair {measured[name][1]} ({leading[name][1]:.4g})")
     error = (measured[name][1].error ** 2 + (sigma**4 / 2 * dH2.error) ** 2) ** 0.5
     assert abs(measured[name][1].value - leading[name][1]) <= 4 * error + 1e-25
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # The pair's formula is exact in all three. The one-point formula is only the leading term: for matrix sensing the rest is visible at this σ.
@@ -109,6 +109,8 @@ print("\nyou said:", my_prediction)
 # For a smooth function the ratio of the two variances goes as $\sigma^{-2}$: a ten times smaller σ, a hundred times larger gain. For ReLU it does not.
 
 # %%
+from rwp_edu.parameters import rounded
+
 sigmas, ratio = (0.001, 0.01, 0.1, 0.3), {}
 print(f"{'one/two at σ =':>16}", *(f"{s:>16}" for s in sigmas))
 for name in ("tanh", "relu"):
@@ -119,7 +121,7 @@ for name in ("tanh", "relu"):
         two = gradient_variance(net.gradient, net.w, s, "two-point", k=1, draws=40, seed=2 * number + 1)
         value = one.value / two.value
         ratio[name].append((value, value * ((one.error / one.value) ** 2 + (two.error / two.value) ** 2) ** 0.5))
-    print(f"{name:>16}", *(f"{f'{value:.3g} ± {error:.1g}':>16}" for value, error in ratio[name]))
+    print(f"{name:>16}", *(f"{f'{rounded(value)} ± {rounded(error, 1)}':>16}" for value, error in ratio[name]))
 gain, error = ratio["tanh"][0][0] / ratio["tanh"][1][0], sum((e / v) ** 2 for v, e in ratio["tanh"][:2]) ** 0.5
 print(f"tanh, from σ = 0.01 to 0.001: {gain:.0f} ± {gain * error:.0f} times; σ⁻² says 100")
 assert abs(gain - 100) < 4 * gain * error

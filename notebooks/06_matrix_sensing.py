@@ -109,7 +109,7 @@ assert far.mean() > 4 * far.std(ddof=1) / len(far) ** 0.5, "GD is farther from t
 for record in (few.record, usual.record):
     mean, error = gap((record, "sgd"), (record, "rwp"))
     assert mean > 4 * error
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %%
 from rwp_edu import figures

@@ -96,7 +96,7 @@ for wanted in (0.2, 0.05, 0.01):
 print(f"exactly: {sum(exact.values()).item():.3f} =", " + ".join(f"{t.item():.2f} ({name})" for name, t in exact.items()))
 print("largest eigenvalues:", [round(v, 2) for v in eigenvalues(objective, k=3).values.tolist()])
 assert abs(found.value - sum(exact.values()).item()) < 4.5 * found.error
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # ## Write it yourself

@@ -86,7 +86,7 @@ for rho in (0.03, 0.1, 0.3):
     r = rho * math.sqrt(objective.layout.size * along / trace)
     noise = average_rise(objective, r / math.sqrt(objective.layout.size), rtol=0, budget=400)
     print(f"ρ = {rho:4}: SAM's rise {sam_rise(objective, rho):.4f}; without the slope {rho**2 * along / 2:.4f}; noise at {r:.2f}: {noise.value:.4f} ± {noise.error:.4f}")
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # At small radii nearly all of SAM's rise is slope; the larger the rise, the more curvature decides. Compare the measured ratios for rises of 0.01 and 1 in the picture.
@@ -160,11 +160,11 @@ lab.set(data="a mini-batch")
 # **Which noise, and how early?** Filter-wise noise, and a network at the start of its training:
 
 # %%
-for changes in ({"kind": "filter-wise"}, {"updates": "30"}, {"rise": 1.0}):
+for name, changes in {"filter-wise noise": {"kind": "filter-wise"}, "after 30 updates": {"updates": "30"}, "for a rise of 1": {"rise": 1.0}}.items():
     lab.set(**changes)
     lab.finish()
     found = lab.radii("64")
-    print(f"{changes}: {found['noise'] / found['sam']:.0f} times as far")
+    print(f"{name:18} noise {found['noise'] / found['sam']:.0f} times as far")
     lab.set(kind="isotropic", updates="400", rise=0.1)
 
 # %% [markdown]

@@ -62,6 +62,7 @@ view
 # method, and between methods. The interval comes from drawing whole seeds and whole settings again: 144 runs are far fewer than 144 independent facts.
 
 # %%
+import rwp_edu
 from rwp_edu.lab.pools import DECAYS, LABELS, pool
 from rwp_edu.lab.scatter import MEASURES
 
@@ -77,7 +78,7 @@ for labels in LABELS:
     for measure, (noun, _) in MEASURES.items():
         chosen = (runs.pairs(), runs.pairs(1.3), runs.pairs(methods="same"), runs.pairs(methods="other"))
         row(noun, *(runs.correlation(measure, pairs) for pairs in chosen))
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # What we found, with wrong labels:

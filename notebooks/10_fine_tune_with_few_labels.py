@@ -111,7 +111,7 @@ table(rival)
 longer = rwp_edu.lab.race(problem="fine-tuning", methods="sgd", steps=600)
 longer.run()
 print(f"{'sgd, twice as long':20}   {longer.record.problem.score.mean(longer.record.test_accuracy[-1, 0])}")
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # Weight decay gives most of the gain; how much is left, the paired difference by seed says:

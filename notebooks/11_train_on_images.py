@@ -70,7 +70,7 @@ def table(lab, note=""):
 
 table(reveal)
 table(twice, ", 400 updates")
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # On our machine SGD had 73 %, SAM 81 %, RWP 84 % and m-RWP with σ = 0.06 85 %. The controls: SGD with twice the updates 70 %, m-RWP with σ = 0 72 %; so neither the second batch nor

@@ -44,7 +44,7 @@ my_prediction = {"m-rwp-and-rwp": ..., "naive-noise": ..., "tuned-weight-decay":
 #
 # On the left every dot is one seed: its own data, start, batches and noise, the same for all methods. On the right the mean difference with its 95 % interval as
 # seeds come in, from the fourth on. The statement holds if the interval lies *wholly* on the right side of the dotted line after **all** the seeds you asked for; what it did
-# on the way decides nothing. Move **seeds**; press **New draw** for others; change **claim**, **statement** and **updates**.
+# on the way decides nothing. Move **seeds**; press **New seeds** for others; change **claim**, **statement** and **updates**.
 
 # %%
 import rwp_edu
@@ -67,6 +67,7 @@ import tempfile
 from pathlib import Path
 
 from rwp_edu.evidence import report, reproduce
+from rwp_edu.lab.words import given
 
 folder = Path("report")
 if not (folder / "report.json").exists():
@@ -75,7 +76,7 @@ if not (folder / "report.json").exists():
 
 results = {result.claim.name: result for result in report.read(folder)}
 for name, result in results.items():
-    print(f"{result.verdict:18} {result.claim.title}   (you: {my_prediction.get(name)})")
+    print(f"{result.verdict:18} {result.claim.title}   (you: {given(my_prediction.get(name))})")
     for statement, role, difference, status in report.statements_of(result):
         print(f"{'':18}   {status:9}  {statement}: {difference}  ({role})")
 

@@ -61,7 +61,7 @@ for name in ("sgd", "rwp", "sam", "m-rwp", "nso", "a-rwp", "gsam"):
     cost = METHODS[name].cost(k=2)
     whole, shared = ([timeline(name, workers, k=2, shards=s).length for workers in (1, 2, 4)] for s in (1, None))
     print(f"{METHODS[name].label:10} {cost.points:6} {cost.rounds:6} | {'  '.join(f'{t:6.2f}' for t in whole)} | {'  '.join(f'{t:6.2f}' for t in shared)}")
-print("\nyou said:", my_prediction)
+print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %% [markdown]
 # A second worker halves m-RWP and does nothing for SAM: this is what is meant by "m-RWP runs at the speed of SGD". But look at the last columns: split the *batch* and
@@ -217,7 +217,7 @@ assert one == two and len(one) == 1
 
 # %%
 script.write_text(script.read_text().replace("def closure(index):", "def closure(index):\n        if parallel.place(optimizer).worker == 1 and update == 100:\n            raise KeyError('image 17 is missing')"))
-start("together", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+_ = start("together", "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 # %% [markdown]
 # The step is undone on both, bit for bit, and both say why. If a process *dies*, the others end with a message after at most `timeout` seconds; with

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from rwp_edu.noise import LAWS, generator
-from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.parameters import Parameter, rounded, unknown
 
 Function = Callable[[Tensor], Tensor]
 _SIGMA = Parameter("sigma", "σ", 0.1, "standard deviation of the noise")
@@ -41,7 +41,7 @@ class Estimate(NamedTuple):
     error: float
 
     def __str__(self) -> str:
-        return f"{self.value:.4g} ± {self.error:.2g}"
+        return f"{rounded(self.value, 4)} ± {rounded(self.error, 2)}"
 
 
 def joined(parts: Sequence[Estimate]) -> Estimate:

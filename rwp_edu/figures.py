@@ -5,6 +5,7 @@ A picture is plain dictionaries (``traces``, ``layout``): a live screen updates 
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -43,6 +44,7 @@ X_AXES = {
     "loss": "training loss",
 }
 FALL = 6  # powers of ten that a logarithmic range may grow by
+ROW, ROWS, LETTER = 0.09, 10, 0.03  # labels of marks: height of a row, rows, and width of a letter in a narrow panel, as parts of a panel
 INK, FAINT = "#7d7d7d", "rgba(128,128,128,0.22)"
 # What every figure has, readable on light and dark.
 TEMPLATE = {"layout": {"xaxis": {"automargin": True}, "yaxis": {"automargin": True}, "hoverlabel": {"align": "left"}}}
@@ -54,17 +56,28 @@ PLAIN: dict[str, Any] = {
 }
 
 
+def looks(entrants: tuple[str, ...]) -> dict[str, tuple[str, str]]:
+    """Return colour and dash of every entrant: the colour of its method, and the next dash that no earlier entrant of that colour has.
+
+    The looks of the first entrants do not depend on those that follow.
+    """
+    given: dict[str, tuple[str, str]] = {}
+    for name in entrants:
+        colour, first = LOOKS.get(Entrant.parse(name).method, SPARE)
+        turn = DASHES.index(first)
+        order = [(colour, dash) for dash in (*DASHES[turn:], *DASHES[:turn])]
+        given.setdefault(name, next((look for look in order if look not in given.values()), order[0]))
+    return given
+
+
 def look(name: str, entrants: tuple[str, ...]) -> tuple[str, str]:
-    """Colour and dash of an entrant: the colour of its method everywhere, another dash for each further variant."""
-    method = Entrant.parse(name).method
-    colour, dash = LOOKS.get(method, SPARE)
-    variant = [other for other in entrants if Entrant.parse(other).method == method].index(name) if name in entrants else 0
-    return colour, DASHES[(DASHES.index(dash) + variant) % len(DASHES)]
+    """Return colour and dash of an entrant beside ``entrants``; one that is not among them comes after them."""
+    return looks((*entrants, name))[name]
 
 
-def swatch(name: str, entrants: tuple[str, ...]) -> str:
-    """The line of an entrant as a small SVG."""
-    colour, dash = look(name, entrants)
+def swatch(look: tuple[str, str]) -> str:
+    """Return a line with this colour and dash as a small SVG."""
+    colour, dash = look
     gaps = {"solid": "", "dash": "7 4", "dot": "2 4", "dashdot": "7 3 2 3", "longdash": "11 4", "longdashdot": "11 3 2 3"}[dash]
     return (
         f'<svg width="26" height="10" aria-hidden="true"><line x1="0" y1="5" x2="26" y2="5" stroke="{colour}" '
@@ -118,16 +131,13 @@ def _curve(record: Record, metric: Metric, e: int, x: str) -> tuple[np.ndarray, 
     return across[there], values[there], updates[there]
 
 
-def merged(marks: list[Mark], within: float) -> list[Mark]:
-    """One mark for a slider that was dragged: changes of one setting less than ``within`` updates apart."""
-    out: list[Mark] = []
-    for mark in marks:
-        index = next((i for i, m in enumerate(out) if m.name == mark.name and mark.update - m.update <= within), None)
-        if index is None:
-            out.append(mark)
-        else:
-            out[index] = Mark(mark.update, mark.name, out[index].old, mark.new)
-    return [mark for mark in out if mark.old != mark.new]
+def merged(marks: list[Mark]) -> list[Mark]:
+    """Return one mark for every gesture, at the update of its last change; a gesture that ends where it began leaves none."""
+    out: dict[Any, Mark] = {}
+    for number, mark in enumerate(marks):
+        key = ("alone", number) if mark.gesture is None else (mark.name, mark.gesture)
+        out[key] = dataclasses.replace(mark, old=out.get(key, mark).old)
+    return [mark for mark in out.values() if mark.old != mark.new]
 
 
 def mark_text(mark: Mark) -> str:
@@ -135,6 +145,23 @@ def mark_text(mark: Mark) -> str:
         return f"{value:g}" if isinstance(value, (int, float)) else str(value)
 
     return f"{COMMON[mark.name].symbol or mark.name} {short(mark.old)} → {short(mark.new)}"
+
+
+def mark_labels(marks: list[Mark], far: float) -> list[tuple[str, int, int, str]]:
+    """Return text, update, row and anchor of the labels of marks on an axis from 0 to ``far``. Each is in the lowest row in which it
+    is free; where no row is free a mark has no label (its markers tell on hover)."""
+    taken: list[list[tuple[float, float]]] = [[] for _ in range(ROWS)]
+    out = []
+    for mark in marks:
+        text = mark_text(mark)
+        width = LETTER * far * (len(text) + 1)
+        left = mark.update if mark.update + width <= far or mark.update < far / 2 else mark.update - width
+        free = (row for row, spans in enumerate(taken) if all(left >= end or left + width <= begin for begin, end in spans))
+        row = next(free, None)
+        if row is not None:
+            taken[row].append((left, left + width))
+            out.append((text, mark.update, row, "left" if left == mark.update else "right"))
+    return out
 
 
 def _acts_on(mark: Mark, entrant: Entrant, settings: Settings) -> bool:
@@ -161,13 +188,13 @@ def traces(
     """Per panel: for each entrant its former run (faint), the band of one standard deviation over seeds and the mean, then
     marks. The number and order of traces depend on the entrants only, so a live screen may update the arrays in place."""
     shown = record.entrants if shown is None else shown
-    marks = merged(record.marks, 0.03 * record.settings.steps)
+    marks, lines = merged(record.marks), looks(record.entrants)
     out = []
     for number, metric in enumerate(panels(record, third), 1):
         axes = {"xaxis": f"x{number}", "yaxis": f"y{number}"} if number > 1 else {}
         points: dict[str, list] = {"x": [], "y": [], "symbol": [], "color": [], "text": []}
         for e, entrant in enumerate(record.entrants):
-            colour, dash = look(entrant, record.entrants)
+            colour, dash = lines[entrant]
             label = Entrant.parse(entrant).label
             common = {"type": "scatter", "mode": "lines", "legendgroup": entrant, "visible": entrant in shown, **axes}
             former: dict[str, Any] = {"x": [], "y": []}
@@ -294,16 +321,17 @@ def layout(
         )  # fmt: skip
     if x == "updates":
         over_time = [str(number) if number > 1 else "" for number, metric in enumerate(metrics, 1) if not metric.across]
-        for i, mark in enumerate(merged(record.marks, 0.03 * record.settings.steps)):
+        marks = merged(record.marks)
+        for mark in marks:
             for suffix in over_time:
                 out["shapes"].append(
                     {"type": "line", "xref": f"x{suffix}", "yref": f"y{suffix} domain", "x0": mark.update, "x1": mark.update,
                      "y0": 0, "y1": 1, "line": {"color": INK, "width": 1, "dash": "dot"}}
                 )  # fmt: skip
+        for text, at, row, anchor in mark_labels(marks, far):
             out["annotations"].append(
-                {"text": mark_text(mark), "showarrow": False, "x": mark.update, "xref": "x", "yref": "y domain",
-                 "y": 0.02 + 0.09 * (i % 5), "xanchor": "left" if mark.update < 0.7 * far else "right", "yanchor": "bottom",
-                 "font": {"size": 11}}
+                {"text": text, "showarrow": False, "x": at, "xref": "x", "yref": "y domain", "y": 0.02 + ROW * row, "xanchor": anchor,
+                 "yanchor": "bottom", "font": {"size": 11}}
             )  # fmt: skip
     return out
 

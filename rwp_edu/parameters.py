@@ -6,9 +6,13 @@ import json
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import FrozenInstanceError, dataclass
+from decimal import Decimal
 from difflib import get_close_matches
 from functools import cache
 from typing import Any, ClassVar, Self
+
+
+DECADES = 0.05  # step of a logarithmic slider, in powers of ten
 
 
 def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
@@ -17,6 +21,45 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
     near = get_close_matches(str(name), known, n=1)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return ValueError(f"unknown {what} {str(name)!r}{hint} (there is: {', '.join(known)})")
+
+
+def counted(n: int, noun: str, more: str = "") -> str:
+    """Return a number with its noun, in the plural (an s is added, if it is not ``more``) unless the number is 1.
+
+    >>> counted(1, "update"), counted(1200, "update"), counted(2, "minimum", "minima")
+    ('1 update', '1,200 updates', '2 minima')
+    """
+    return f"{n:,} {noun if n == 1 else more or noun + 's'}"
+
+
+def listed(items: list[str], most: int) -> str:
+    """Return items as a list in a sentence; of more than ``most``, so many and the number of the others.
+
+    >>> listed(["a", "b"], 4), listed(["a", "b", "c", "d"], 2)
+    ('a and b', 'a, b and 2 others')
+    """
+    left = len(items) - most
+    parts = [*items[:most], "another" if left == 1 else f"{left} others"] if left > 0 else items
+    return " and ".join(part for part in (", ".join(parts[:-1]), *parts[-1:]) if part)
+
+
+def sentence(text: str) -> str:
+    """Return a text that ends as a sentence does.
+
+    >>> sentence("Too much noise"), sentence("Is it the noise?")
+    ('Too much noise.', 'Is it the noise?')
+    """
+    return text if text.rstrip().endswith((".", "?", "!")) else f"{text}."
+
+
+def rounded(value: float, digits: int = 3) -> str:
+    """Return a number with so many digits, without an exponent up to a million.
+
+    >>> rounded(1234.5), rounded(0.0123456), rounded(2.5e-9)
+    ('1,230', '0.0123', '2.5e-09')
+    """
+    text = f"{value:.{digits}g}"
+    return f"{float(text):,.0f}" if "e+" in text and abs(float(text)) < 1e6 else text
 
 
 def strict(value: Any) -> Any:
@@ -43,7 +86,7 @@ class Parameter:
 
     ``title`` is what a screen calls it, ``labels`` what it calls the ``choices`` where that is more than their names, ``tips`` what it
     says of them. ``low`` and ``high`` bound what is possible; ``slider`` bounds what a slider offers; ``ticks`` label values that mean
-    something; ``live`` tells whether a running training takes a new value at once.
+    something; ``values`` are those a slider offers, where they are no even grid; ``live`` tells whether a running training takes a new value at once.
     """
 
     name: str
@@ -61,6 +104,26 @@ class Parameter:
     title: str = ""
     labels: tuple[str, ...] = ()
     tips: tuple[str, ...] = ()
+    values: tuple[float, ...] = ()
+
+    @property
+    def grid(self) -> tuple[float, ...]:
+        """The values that a slider offers, ascending: short decimals from one end to the other, in steps of ``step`` or, on a
+        logarithmic one, of ``DECADES`` powers of ten; and the default.
+
+        >>> Parameter("x", "", 0.0, "a coordinate", slider=(-0.1, 0.1), step=0.05).grid
+        (-0.1, -0.05, 0.0, 0.05, 0.1)
+        """
+        (low, high), kind = self.slider, self.type
+        if self.values:
+            found = self.values
+        elif self.log:
+            n = math.floor(math.log10(high / low) / DECADES + 1e-6)
+            found = [float(f"{low * 10 ** (DECADES * i):.3g}") for i in range(n + 1)]
+        else:
+            first, step = Decimal(str(low)), Decimal(str(kind(self.step) or 1))
+            found = [kind(first + i * step) for i in range(int((Decimal(str(high)) - first) / step) + 1)]
+        return tuple(sorted({kind(v) for v in (*found, low, high, self.default) if low <= v <= high}))
 
     @property
     def options(self) -> tuple[tuple[str, str], ...]:

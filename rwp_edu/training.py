@@ -30,6 +30,7 @@ from rwp_edu.problems import Metric, Problem
 from rwp_edu.schedules import learning_rate, scale
 from rwp_edu.settings import LIVE, WATCHED, Settings
 
+PAUSE = 1.5  # seconds without a change that end a gesture
 DEVICES = ("auto", "cpu", "cuda")
 ENGINES = {"batched": Batched, "one by one": OneByOne}
 
@@ -73,12 +74,16 @@ def keep_freed_memory() -> None:
 
 @dataclass(frozen=True)
 class Mark:
-    """A setting moved while the run was going on: before update number ``update + 1``."""
+    """A setting moved while the run was going on: before update number ``update + 1``.
+
+    Marks of the same ``gesture`` belong together, as those of a slider that is dragged.
+    """
 
     update: int
     name: str
     old: Any
     new: Any
+    gesture: int | None = field(default=None, compare=False)
 
 
 @dataclass(eq=False)
@@ -227,6 +232,7 @@ class Run:
         self.engine = ENGINES[self.record.problem.engine](self.problem, self.groups)
         self.engine.threads = threads_of or self.engine.threads
         self.background = False
+        self._moved = -math.inf  # when a setting was changed last
         self.flatness_seconds, self.looks = 0.0, 0
         self._measuring: tuple[dict[str, np.ndarray], Future] | None = None
         self._next: tuple[dict[str, np.ndarray], torch.Tensor] | None = None  # the end of the run, if it has to wait
@@ -263,9 +269,22 @@ class Run:
         for name in changes if self.updates else ():
             old, new = getattr(self.settings, name), getattr(settings, name)
             if old != new and name not in WATCHED:
-                self.record.marks.append(Mark(self.updates, name, old, new))
+                self.record.marks.append(Mark(self.updates, name, old, new, self._gesture(name)))
         self.settings = settings
         self._settled()
+
+    def _gesture(self, name: str) -> int:
+        """Return the number of the gesture that a change of ``name`` belongs to.
+
+        Consecutive changes of one setting are a gesture if there is no update between them or, on a live screen, less than ``PAUSE``
+        seconds.
+        """
+        last = self.record.marks[-1] if self.record.marks else None
+        soon = self.background and perf_counter() - self._moved < PAUSE
+        self._moved = perf_counter()
+        if last is not None and last.name == name and last.gesture is not None and (soon or last.update == self.updates):
+            return last.gesture
+        return 1 + max((mark.gesture or 0 for mark in self.record.marks), default=0)
 
     def _settled(self) -> None:
         """Hand the settings to the groups and, per run, to the base optimizer."""

@@ -10,6 +10,7 @@ import torch
 from rwp_edu import lab, slices
 from rwp_edu.lab import around
 from rwp_edu.lab.around import TABLE, AroundState
+from rwp_edu.lab.strokes import round_numbers
 from rwp_edu.spectra import eigenvalues
 
 
@@ -31,7 +32,7 @@ def test_the_middle_of_a_plane_is_the_run(race):
 
 
 def test_the_cross_reads_the_plane(race):
-    view = race.around(x=0.5, y=-0.2)
+    view = race.around(x=0.25, y=-0.1)
     view.finish()
     read, found = view.reading(), view.found
     assert view.cross == pytest.approx((0.25, -0.1))
@@ -44,9 +45,9 @@ def test_a_click_moves_the_cross(race):
     view = race.around()
     view.finish()
     view.clicked(0.1, 0.25)
-    assert (view.state.x, view.state.y) == (0.2, 0.5)
+    assert (view.state.x, view.state.y) == (0.1, 0.25)
     view.clicked(9.0, -9.0)
-    assert (view.state.x, view.state.y) == (1, -1)
+    assert (view.state.x, view.state.y) == (0.5, -0.5)
 
 
 def test_the_sharpest_direction_bends_by_the_largest_eigenvalue():
@@ -196,8 +197,8 @@ def test_beside_a_diverged_run_the_others_are_seen(diverged):
     for along in TABLE["along"].choices:
         view = diverged.around(entrant="rwp", along=along)
         view.finish()
-        spectra = {t["name"]: len(t["x"]) for t in view.traces() if t["name"].startswith("spectrum")}
-        assert list(spectra.values()) == [0, 500, 500]
+        spectra = {t["name"]: len(t["x"]) for t in view.traces() if t["name"].startswith("eigenvalues of")}
+        assert list(spectra.values()) == [0, 10, 10]
         assert "tr H = " in view.text and "Of SGD (η 1e+06) there is no largest eigenvalue" in view.text, view.text
         assert "no spectrum: the loss at w is not finite." in view.text
         assert ("Of RWP there is no plane: SGD (η 1e+06) diverged." in view.text) == (along == "solutions") == ("Of RWP" in view.text)
@@ -236,7 +237,7 @@ def test_pictures_are_the_first_hundred_and_it_says_so(train, first, monkeypatch
     monkeypatch.setattr(around, "ALONG", 2)
     race = lab.race(problem="images", methods="rwp", seeds=1, steps=1, model="mlp", width=4, train=train, test=101, batch=20)
     race.run()
-    view = race.around(x=1.0)
+    view = race.around(x=0.5)
     assert ("Measuring the loss around it on the first 100 pictures." in view.text) == bool(first)
     view.finish()
     head = view.layout()["annotations"][0]["text"]
@@ -271,3 +272,76 @@ def test_a_spectrum_comes_in_parts(race, monkeypatch):
     for a, b in zip(parts._kept[key], whole._kept[key]):
         np.testing.assert_array_equal(a.nodes if hasattr(a, "nodes") else a, b.nodes if hasattr(b, "nodes") else b)
     assert not parts._begun
+
+
+# What can be read in the figure
+
+
+def test_ten_eigenvalues_of_every_run_can_be_counted(race):
+    view = race.around()
+    view.finish()
+    plan, width, size = view.layout(), 340, 8  # pixels: of the panel in a narrow window, and of a dot
+    (low, high), across = plan["yaxis3"]["range"], np.ptp(plan["xaxis3"]["range"])
+    for name in race.record.entrants:
+        (dots,) = (t for t in view.traces() if t["name"] == f"eigenvalues of {around._label(name)}")
+        right = eigenvalues(view.solutions.objective(name, 0), k=10, tol=1e-3).values.numpy()
+        np.testing.assert_allclose(dots["y"], right, rtol=0.05)
+        assert len(dots["x"]) == 10 and (np.diff(dots["x"]) * width / across > 2 * size).all()
+        assert (np.diff(dots["y"]) <= 0).all() and all(low < np.log10(v) < high for v in dots["y"])
+        assert [round(v) for v in dots["x"]] == list(range(1, 11))
+
+
+def in_legend(view) -> list[str]:
+    return [t["name"] for t in view.traces() if t["type"] == "scatter" and t.get("showlegend", True)]
+
+
+@pytest.mark.parametrize("along", TABLE["along"].choices)
+def test_the_legend_has_the_lines_that_are_on_the_axis(race, along):
+    view = race.around(entrant="rwp", along=along, reach=0.05)
+    assert not in_legend(view), "nothing is drawn yet"
+    view.finish()
+    low, high = view.layout()["yaxis2"]["range"]
+    for t in view.traces():
+        if t["name"] in ("SGD", "SAM", "RWP"):
+            visible = len(t["y"]) > 0 and low <= np.log10(np.nanmin(t["y"])) <= high
+            assert t["showlegend"] == visible
+            assert visible or (along, t["name"]) == ("solutions", "RWP"), "RWP is where the lines begin"
+    assert len(in_legend(view)) == 3
+
+
+def test_the_legend_leaves_out_what_diverged(diverged):
+    view = diverged.around(entrant="rwp")
+    view.finish()
+    assert in_legend(view) == ["SAM", "RWP"] or in_legend(view) == ["RWP", "SAM"]
+
+
+@pytest.mark.parametrize("span", [0.004, 0.01, 0.1, 0.3, 0.7, 1.0, 2.5, 6.0])
+def test_a_logarithmic_axis_has_three_ticks_or_more(span):
+    for low in np.linspace(-7, 3, 101):
+        ticks = round_numbers(low, low + span)
+        assert 3 <= len(ticks) <= 12 and ticks == sorted(set(ticks))
+        assert 10**low * (1 - 1e-9) <= ticks[0] < ticks[-1] <= 10 ** (low + span) * (1 + 1e-9)
+        assert len({f"{v:.4g}" for v in ticks}) == len(ticks)
+
+
+@pytest.mark.parametrize("along", TABLE["along"].choices)
+def test_every_axis_has_ticks(race, along):
+    view = race.around(along=along, reach=0.03)
+    for _ in range(2):
+        plan = view.layout()
+        for axis in ("yaxis2", "yaxis3", "yaxis4"):
+            (low, high), at = plan[axis]["range"], plan[axis]["tickvals"]
+            assert sum(low <= (v if axis == "yaxis4" else np.log10(v)) <= high for v in at) >= 3, axis
+        view.finish()
+
+
+def test_minimum_of_another_run_leaves_nothing_in_the_log(race, caplog, recwarn):
+    view = race.around()
+    screen = view.screen
+    for name in (*race.record.entrants, *race.record.entrants):
+        screen.controls["entrant"].input.value = name
+        view.finish()
+        screen.turn()
+        assert view.state.entrant == name and not screen.error and f"around {around._label(name)}" in str(screen._plan["annotations"])
+    assert not caplog.records and not [w for w in recwarn if "truth value" in str(w.message)]
+    view.close()

@@ -8,7 +8,7 @@ import pytest
 from rwp_edu import figures
 from rwp_edu.methods import METHODS
 from rwp_edu.settings import Settings
-from rwp_edu.training import Mark, Run
+from rwp_edu.training import Mark, Record, Run
 
 
 @pytest.fixture(scope="module")
@@ -54,15 +54,58 @@ def test_marks_are_on_the_curves_they_act_on(record):
     assert len(figures.layout(record)["shapes"]) == 8
 
 
-def test_a_dragged_slider_leaves_one_mark():
+def test_a_gesture_leaves_one_mark():
     marks = [
-        Mark(50, "sigma", 0.1, 0.11),
-        Mark(52, "rho", 0.4, 0.5),
-        Mark(53, "sigma", 0.11, 0.15),
-        Mark(90, "sigma", 0.15, 0.1),
+        Mark(50, "sigma", 0.1, 0.11, 1),
+        Mark(90, "sigma", 0.11, 0.15, 1),
+        Mark(92, "rho", 0.4, 0.5, 2),
+        Mark(93, "sigma", 0.15, 0.1, 3),
     ]
-    assert figures.merged(marks, 5) == [Mark(53, "sigma", 0.1, 0.15), Mark(52, "rho", 0.4, 0.5), Mark(90, "sigma", 0.15, 0.1)]
-    assert figures.merged([Mark(1, "sigma", 0.1, 0.2), Mark(2, "sigma", 0.2, 0.1)], 5) == []
+    assert figures.merged(marks) == [Mark(90, "sigma", 0.1, 0.15), Mark(92, "rho", 0.4, 0.5), Mark(93, "sigma", 0.15, 0.1)]
+    assert figures.merged([Mark(1, "sigma", 0.1, 0.2, 1), Mark(2, "sigma", 0.2, 0.1, 1)]) == []
+    assert figures.merged(before := [Mark(1, "sigma", 0.1, 0.2), Mark(2, "sigma", 0.2, 0.1)]) == before, "a record of an earlier version"
+
+
+def test_changes_of_a_hand_are_one_gesture(monkeypatch):
+    clock = iter(np.arange(0.0, 1e6, 0.5))
+    monkeypatch.setattr("rwp_edu.training.perf_counter", lambda: next(clock))
+    run = Run(Settings(methods="rwp,sam", seeds=1, steps=1000))
+    run.background = True  # on a live screen
+    run.advance(1)
+    for sigma in (0.11, 0.12, 0.13, 0.14, 0.15, 0.16, 0.17):
+        run.set(sigma=sigma)
+        run._moved = next(clock)
+        run.updates += 60  # the training goes on meanwhile, at any pace
+    assert [figures.mark_text(m) for m in figures.merged(run.record.marks)] == ["σ 0.1 → 0.17"] and len(run.record.marks) == 7
+    run.set(rho=0.3)
+    run.set(sigma=0.2)
+    for _ in range(4):
+        next(clock)
+    run.updates += 1
+    run.set(sigma=0.3)
+    assert [m.new for m in figures.merged(run.record.marks)] == [0.17, 0.3, 0.2, 0.3]
+
+
+def test_changes_by_a_program_are_gestures_of_their_own():
+    run = Run(Settings(methods="rwp", seeds=1, steps=100))
+    for sigma in (0.2, 0.3):
+        run.advance(1)
+        run.set(sigma=sigma)
+    run.set(sigma=0.25)
+    assert [figures.mark_text(m) for m in figures.merged(run.record.marks)] == ["σ 0.1 → 0.2", "σ 0.2 → 0.25"]
+    assert [m.gesture for m in Record.from_dict(run.record.to_dict()).marks] == [1, 2, 2]
+
+
+def test_labels_of_marks_do_not_overlap():
+    marks = [Mark(10 * i, name, old, new, i) for i in range(1, 40) for name, old, new in [("kind", "published", "filter-wise"), ("sigma", 0.1, 0.15)][i % 2 :][:1]]
+    labels = figures.mark_labels(marks, 400)
+    assert len(labels) >= 12 and len({(row, text, at) for text, at, row, _ in labels}) == len(labels)
+    spans = sorted((row, at - (anchor == "right") * (w := 0.03 * 400 * len(text)), w) for text, at, row, anchor in labels)
+    for (row, left, width), (other, right, _) in zip(spans, spans[1:]):
+        assert row != other or left + width <= right
+    assert figures.ROW * figures.ROWS <= 1
+    few = figures.mark_labels([Mark(50, "sigma", 0.1, 0.2, 1), Mark(300, "sigma", 0.2, 0.1, 2)], 400)
+    assert [(at, anchor) for _, at, _, anchor in few] == [(50, "left"), (300, "right")]
 
 
 def test_structure_does_not_depend_on_what_is_shown(record):
@@ -119,10 +162,13 @@ def test_a_diverged_run_has_a_marker_and_no_hole():
 
 
 def test_colours_and_dashes_tell_entrants_apart():
-    entrants = (*METHODS, "rwp:sigma=0.2", "rwp:sigma=0.3")
-    looks = [figures.look(name, entrants) for name in entrants]
-    assert len(set(looks)) == len(looks)
-    assert figures.look("rwp", entrants)[0] == figures.look("rwp:sigma=0.3", entrants)[0]
+    entrants = ("sam:rho=0.2", *METHODS, "rwp:sigma=0.2", "rwp:sigma=0.3")
+    looks = figures.looks(entrants)
+    assert len(set(looks.values())) == len(entrants)
+    assert looks["rwp"][0] == looks["rwp:sigma=0.3"][0]
+    assert figures.look("rwp:sigma=0.5", entrants) not in looks.values()
+    for n in range(len(entrants)):
+        assert figures.looks(entrants[:n]).items() <= looks.items(), "those that follow change nothing"
 
 
 @pytest.mark.parametrize("options", [{}, {"x": "seconds"}, {"x": "gradients", "smoothing": 0.5}, {"shown": ()}])

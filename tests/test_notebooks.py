@@ -1,6 +1,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -166,7 +167,7 @@ def test_stored_results_are_caught(tmp_path, spoil):
 # --------------------------------------------------------------------------------------------------------------- running
 
 
-def run(notebook, home):
+def run(notebook, home, *options):
     """The notebook under nbmake, in a process of its own and with a small budget for its live screens."""
     command = [
         sys.executable,
@@ -183,13 +184,44 @@ def run(notebook, home):
         "IPYTHONDIR": str(home / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
     }
-    return subprocess.run([*command, str(notebook)], check=False, env=env, cwd=notebook.parent, capture_output=True, text=True)
+    return subprocess.run([*command, *options, str(notebook)], check=False, env=env, cwd=notebook.parent, capture_output=True, text=True)
+
+
+UNWANTED = {
+    "Python's name of what was not filled in": r"Ellipsis",
+    "a raw dict": r"^\{'.*\}|: \{'",
+    "the value of the last line": r"^(\[\]|None|True|False)$",
+    "a plural of one": r"(?<![\d.,])1 (minima|updates|gradients|seeds|runs|points)\b",
+    "an exponent where digits do": r"\de\+0[1-5]\b",
+    "doubled punctuation": r"[?!;:,]\.(?![.\d])",
+}
+
+
+def check_says(path):
+    """No warnings in red, and nothing that a reader has to know Python for."""
+    for number, cell in enumerate(nbformat.read(path, as_version=4).cells):
+        for output in cell.get("outputs", ()):
+            text = output.get("text") or output.get("data", {}).get("text/plain", "")
+            assert output.get("name") != "stderr", f"cell {number} of {path.name} warns: {text}"
+            for what, pattern in UNWANTED.items() if "widget-view" not in str(list(output.get("data", ()))) else ():
+                assert not re.search(pattern, text, re.M), f"cell {number} of {path.name} shows {what}: {text}"
 
 
 @each
 def test_notebook_runs(name, tmp_path):
-    done = run(FOLDER / f"{name}.ipynb", tmp_path)
+    (tmp_path / "lesson").mkdir()
+    notebook = Path(shutil.copy(FOLDER / f"{name}.ipynb", tmp_path / "lesson"))
+    done = run(notebook, tmp_path, "--overwrite")
     assert done.returncode == 0, done.stdout + done.stderr
+    check_says(notebook)
+
+
+@pytest.mark.parametrize("code", ["import warnings; warnings.warn('so')", "print({'sam': 1})", "[]", "print('you said:', ...)", "print('1 minima')", "print(f'{20700:.3g}')", "print('Is it the noise?.')"])
+def test_unwanted_outputs_are_caught(code, tmp_path):
+    path = written(tmp_path, f"# %%\n{code}\n")
+    assert run(path, tmp_path, "--overwrite").returncode == 0
+    with pytest.raises(AssertionError, match=r"cell 0 of lesson\.ipynb (warns|shows)"):
+        check_says(path)
 
 
 def test_a_notebook_that_raises_fails(tmp_path):

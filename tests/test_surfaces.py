@@ -17,7 +17,7 @@ from rwp_edu.points import At
 def test_arrows_start_and_end_where_the_update_says(method):
     state = UpdateState(method=method, k=2)
     found, plan = state.update, arrows.layout(state)["annotations"]
-    step = plan[-1]
+    step = plan[0]
     assert (step["ax"], step["ay"], step["x"], step["y"]) == (*found.w.tolist(), *found.after.tolist())
     moved = [a for a in found.answers if not torch.equal(a.at.w, found.w)]
     assert len(plan) == 1 + len(found.answers) + len(moved)
@@ -25,6 +25,24 @@ def test_arrows_start_and_end_where_the_update_says(method):
     assert len(circles["x"]) + len(diamonds["x"]) == len(found.answers)
     assert bool(diamonds["x"]) is (found.rounds == 2)
     assert METHODS[method].formula in arrows.sentence(state)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("x", [-0.9, 0.8])
+def test_everything_in_the_figure_is_seen(method, x):
+    """The letters stand apart, the contours fill the axes, and a gradient's arrow lies on the step's, which is wider and transparent."""
+    state = UpdateState(method=method, x=x)
+    traces, plan = arrows.traces(state), arrows.layout(state)
+    w, after = traces[-2:]
+    assert (w["text"], after["text"]) == (["w"], ["w\u2032"])
+    away = 1 if after["x"][0] >= w["x"][0] else -1
+    assert [t["textposition"] for t in (w, after)] == ["middle left", "middle right"][::away]
+    contour = traces[0]
+    for axis, name in (("xaxis", "x"), ("yaxis", "y")):
+        assert plan[axis]["constrain"] == "domain", "else the axis goes on where the contours end"
+        assert [contour[name][0], contour[name][-1]] == plan[axis]["range"]
+    step, *others = plan["annotations"]
+    assert step["arrowcolor"].startswith("rgba") and all(a["arrowwidth"] < step["arrowwidth"] / 2 for a in others)
 
 
 def test_the_batches_differ_as_much_as_asked():
@@ -51,10 +69,10 @@ def test_screen_follows_the_state_and_shows_errors():
         await asyncio.sleep(0.1)
         assert lab.state.method == "sam" and "SAM" in screen.says.value
         assert screen.controls["rho"].box in screen.left.children and screen.controls["sigma"].box not in screen.left.children
-        drawn = screen.figure.plot_layout["annotations"][-1]["x"]
+        drawn = screen.figure.plot_layout["annotations"][0]["x"]
         screen.controls["x"].input.value = 0.5
         await asyncio.sleep(0.1)
-        assert lab.state.x == 0.5 and screen.figure.plot_layout["annotations"][-1]["x"] != drawn
+        assert lab.state.x == 0.5 and screen.figure.plot_layout["annotations"][0]["x"] != drawn
         screen.store("rho", -1)
         await asyncio.sleep(0.1)
         assert "rho must be" in screen.status.value and lab.state.rho > 0

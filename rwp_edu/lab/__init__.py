@@ -10,6 +10,7 @@ from rwp_edu.lab.state import PRESETS, RaceState
 from rwp_edu.lab.terrain import Landscape, LandscapeState, landscape
 from rwp_edu.lab.trial import Trial, TrialState, trial
 from rwp_edu.lab.variance import TwoPointsLab, TwoPointsState, two_points
+from rwp_edu.lab.words import said
 
 __all__ = [
     "Distances",
@@ -34,6 +35,7 @@ __all__ = [
     "distances",
     "landscape",
     "race",
+    "said",
     "scatter",
     "smoothing",
     "trial",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Generator
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from rwp_edu import figures, slices
 from rwp_edu.curvature import Estimate
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.solutions import Solutions
-from rwp_edu.lab.strokes import AXIS, LOG, heads, line, titled
+from rwp_edu.lab.strokes import AXIS, LOG, dots, heads, line, round_numbers, titled
 from rwp_edu.objective import Objective
-from rwp_edu.parameters import Parameter, Values, unknown
+from rwp_edu.parameters import Parameter, Values, counted, rounded, unknown
 from rwp_edu.settings import Entrant
 from rwp_edu.slices import Filling, Plane, Slice
 from rwp_edu.spectra import Density, Eigenpairs, density, eigenvalues
@@ -28,8 +29,10 @@ GRID, ALONG = 41, 81  # points of an axis of the plane; of a line
 DECADES = 3  # of the loss that a picture shows above its lowest point
 SOME, TURN = 8, 0.04  # points of a grid, or probes, at once; seconds of them between two looks at the screen
 PROBES, STEPS = 4, 40
+LARGEST = 10  # eigenvalues that are drawn
+FAR = 1e9
+PLACES = 100  # of the cross on an axis, about
 NOUNS = {"plane": "plane", "line": "line", "eigenvectors": "largest eigenvalue", "spectrum": "spectrum"}
-WIDTH = 1 / 120  # of the range, by which the points of a spectrum are widened
 SHADES = [[0, "rgba(46,139,201,0.03)"], [0.5, "rgba(46,139,201,0.45)"], [1, "rgba(213,94,0,0.8)"]]
 DIRECTIONS = {
     "random": ("random directions", "two random directions, in every filter as long as the weights there (1712.09913)", 0.5),
@@ -45,8 +48,8 @@ TABLE: dict[str, Parameter] = {
         Parameter("data", "", "train", "on which data the loss is taken", choices=("train", "test"), title="loss on"),
         Parameter("reach", "", 0.5, "how far the plane goes, in lengths of the weights (or of the triangle between solutions)", low=1e-3, high=100,
                   slider=(0.01, 3.0), log=True, title="reach"),
-        Parameter("x", "", 0.0, "where the cross is, across, as a part of the reach", low=-1, high=1, slider=(-1.0, 1.0), step=0.02, title="cross, across"),
-        Parameter("y", "", 0.0, "where the cross is, up, as a part of the reach", low=-1, high=1, slider=(-1.0, 1.0), step=0.02, title="cross, up"),
+        Parameter("x", "", 0.0, "where the cross is, across, on the axis of the plane", low=-FAR, high=FAR, slider=(-0.5, 0.5), title="cross, across"),
+        Parameter("y", "", 0.0, "where the cross is, up, on the axis of the plane", low=-FAR, high=FAR, slider=(-0.5, 0.5), title="cross, up"),
         Parameter("view", "", "contour", "how the plane is drawn", choices=("contour", "surface"), title="drawn as"),
         Parameter("seed", "", 0, "of the random directions", high=2**31),
     )
@@ -106,7 +109,30 @@ class Around(Explorer):
         s = self.solutions
         whose = Parameter("entrant", "", s.entrants[0], "whose minimum", choices=s.entrants, title="minimum of")
         which = replace(TABLE["run"], high=len(s.seeds) - 1, slider=(0, max(1, len(s.seeds) - 1)))
-        return {"entrant": whose, **TABLE, "run": which, "data": replace(TABLE["data"], choices=s.data)}
+        cross = {name: replace(TABLE[name], slider=(part[0], part[-1]), step=part[1] - part[0], values=part) for name, part in self._places.items()}
+        return {"entrant": whose, **TABLE, **cross, "run": which, "data": replace(TABLE["data"], choices=s.data)}
+
+    @property
+    def _places(self) -> dict[str, tuple[float, ...]]:
+        """Where the cross can be: round numbers on both axes, among them 0."""
+        out = {}
+        for name, (low, high) in zip("xy", self._ends):
+            step = Decimal(1).scaleb(math.floor(math.log10((high - low) / PLACES)))
+            step *= next((n for n in (1, 2, 5) if (high - low) / float(n * step) <= PLACES + 1e-6), 10)
+            out[name] = tuple(float(n * step) for n in range(math.ceil(low / float(step) - 1e-9), math.floor(high / float(step) + 1e-9) + 1))
+        return out
+
+    @property
+    def _ends(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """The ends of the plane, across and up; of a plane through solutions that is not there, those of the other planes."""
+        key = ("ends", *self._view)
+        if self.state.along == "solutions" and key not in self._kept:
+            try:
+                _, middle, half, _ = self._through()
+                self._kept[key] = tuple((float(m - half), float(m + half)) for m in middle)
+            except ValueError:
+                self._kept[key] = None
+        return self._kept.get(key) or ((-self.state.reach, self.state.reach),) * 2
 
     @property
     def shown(self) -> tuple[str, ...]:
@@ -128,12 +154,20 @@ class Around(Explorer):
             self.rows[name].parse(getattr(state, name))
         if state.along == "solutions" and len(s.entrants) < 3:
             raise ValueError(f"a plane through three solutions needs three methods in the race, it has {len(s.entrants)}")
+        if state.along != self.state.along:
+            state = state.replace(**{name: changes.get(name, 0.0) for name in "xy"})
         super().set(**vars(state))
+        self._inside()
+
+    def _inside(self) -> None:
+        """Keep the cross in the plane."""
+        if self.state.x or self.state.y:
+            cut = {name: min(max(getattr(self.state, name), part[0]), part[-1]) for name, part in self._places.items()}
+            self.state = self.state.replace(**cut)
 
     def clicked(self, x: float, y: float) -> None:
         if self.found is not None:
-            parts = (2 * (at - ends[0]) / (ends[-1] - ends[0]) - 1 for at, ends in ((x, self.found.x), (y, self.found.y)))
-            x, y = (round(min(max(float(part), -1.0), 1.0), 3) for part in parts)
+            x, y = (min(part, key=lambda v: abs(v - at)) for at, part in zip((x, y), self._places.values()))
             self.set(x=x, y=y)
 
     # What is computed, once each: a key that says all it depends on, and a function
@@ -198,10 +232,12 @@ class Around(Explorer):
     def _eigenvectors(self, name: str) -> Generator[None, None, Eigenpairs]:
         return eigenvalues.steps(self._objective(name), k=2, tol=1e-2, budget=60)
 
-    def _spectrum(self, name: str) -> Generator[None, None, tuple[Density, Measurement]]:
+    def _spectrum(self, name: str) -> Generator[None, None, tuple[Density, Measurement, np.ndarray]]:
+        """The density, the trace, and the largest eigenvalues in descending order."""
         objective = self._objective(name)
+        largest = yield from eigenvalues.steps(objective, k=min(LARGEST, objective.w.shape[-1]), tol=1e-2)
         found = yield from density.steps(objective, STEPS, PROBES)
-        return found, (yield from trace.steps(objective, rtol=0.03, budget=200, at_once=SOME))
+        return found, (yield from trace.steps(objective, rtol=0.03, budget=200, at_once=SOME)), largest.values.cpu().numpy()
 
     def _along(self, name: str) -> Plane:
         """The plane through a run that its two directions span."""
@@ -220,17 +256,21 @@ class Around(Explorer):
         others = [name for name in self.solutions.entrants if name != self.state.entrant]
         return (self.state.entrant, *sorted(others, key=lambda name: not self.solutions.lives(name, self.state.run)))[:3]
 
+    def _through(self) -> tuple[Plane, np.ndarray, float, Tensor]:
+        """The plane through three solutions, its middle, half of its side, and the solutions."""
+        for corner in self._corners:
+            if not self.solutions.lives(corner, self.state.run):
+                raise ValueError(f"{_label(corner)} diverged")
+        points = torch.stack([self._weights(corner) for corner in self._corners])
+        plane = slices.plane_through(*points)
+        at, _ = plane.coordinates(points)
+        return plane, (at.min(0) + at.max(0)) / 2, 0.8 * self.state.reach * float(np.ptp(at, axis=0).max()), points
+
     def _slice(self, name: str) -> Filling:
-        reach, points = self.state.reach, torch.stack([self._weights(corner) for corner in self._corners])
         if self.state.along == "solutions":
-            for corner in self._corners:
-                if not self.solutions.lives(corner, self.state.run):
-                    raise ValueError(f"{_label(corner)} diverged")
-            plane = slices.plane_through(*points)
-            at, _ = plane.coordinates(points)
-            middle, half = (at.min(0) + at.max(0)) / 2, 0.8 * reach * float(np.ptp(at, axis=0).max())
+            plane, middle, half, points = self._through()
         else:
-            plane, middle, half, points = self._along(name), np.zeros(2), reach, points[:1]
+            plane, middle, half, points = self._along(name), np.zeros(2), self.state.reach, self._weights(name)[None]
         x, y = (np.linspace(m - half, m + half, GRID) for m in middle)
         return Filling(self._objective(name, self.state.data), plane, x, y, points, SOME)
 
@@ -252,10 +292,7 @@ class Around(Explorer):
     @property
     def cross(self) -> tuple[float, float]:
         """Where the cross is, in the coordinates of the plane."""
-        return tuple(
-            (ends[0] + ends[-1]) / 2 + at * (ends[-1] - ends[0]) / 2
-            for at, ends in ((self.state.x, self.found.x), (self.state.y, self.found.y))
-        )
+        return self.state.x, self.state.y
 
     def reading(self) -> dict[str, float]:
         """Every metric of the problem at the cross, the loss that is drawn, and the distance from the run in lengths of its weights."""
@@ -281,11 +318,11 @@ class Around(Explorer):
         score, loss = metrics[:2]
         seed = f", seed {self.solutions.seeds[s.run]}" if len(self.solutions.seeds) > 1 else ""
         on = {data: f" on the {first}" * bool(first) for data, first in self.solutions.first.items()}
-        told = f"{_label(s.entrant)}{seed} after {self.solutions.updates} updates: {loss.noun} {loss.shown(here[loss.name])}, {score.noun} {score.shown(here[score.name])}"
+        told = f"{_label(s.entrant)}{seed} after {counted(self.solutions.updates, 'update')}: {loss.noun} {loss.shown(here[loss.name])}, {score.noun} {score.shown(here[score.name])}"
         spectrum, pairs = (self._kept.get(self._key(what, s.entrant)) for what in ("spectrum", "eigenvectors"))
         if spectrum and pairs:
             mass = spectrum[0].mean(lambda v: v < -0.01 * float(pairs.values[0]))
-            told += f"; tr H = {Estimate(*spectrum[1][:2])}, largest eigenvalue {float(pairs.values[0]):.3g}{on['train']}"
+            told += f"; tr H = {Estimate(*spectrum[1][:2])}, largest eigenvalue {rounded(float(pairs.values[0]))}{on['train']}"
             told += f", {100 * mass.value:.0f} % of the eigenvalues clearly negative" * (mass.value > 0.005)
         told = f"{told}. {self._missing}"
         if self._plane_key in self._failed:
@@ -298,7 +335,7 @@ class Around(Explorer):
         if not s.x and not s.y:
             return f"{told}Click into the plane, or move the cross, to read other weights."
         there = self.reading()
-        return f"{told}At the cross, {there['distance']:.2g} ‖w‖ away, the {_of(s.data)} loss{on[s.data]} is {there['loss']:.3g}, the {score.noun} {score.shown(there[score.name])}."
+        return f"{told}At the cross, {there['distance']:.2g} ‖w‖ away, the {_of(s.data)} loss{on[s.data]} is {rounded(there['loss'])}, the {score.noun} {score.shown(there[score.name])}."
 
     @property
     def _missing(self) -> str:
@@ -362,40 +399,51 @@ class Around(Explorer):
             {**common, "mode": "markers", "x": x, "y": y, "name": "cross", "marker": cross},
         ]  # fmt: skip
 
+    def _cuts(self) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The lines that are known, with their losses."""
+        found = {name: self._kept.get(self._line_key(name), (None, None))[1] for name in self.solutions.entrants}
+        return {name: (cut.x, np.where(np.isfinite(cut.values) & (cut.values > 0), cut.values, np.nan)) for name, cut in found.items() if cut is not None}
+
+    def _rise(self) -> tuple[float, float, set[str]]:
+        """Ends of the axis of the lines, in powers of ten, and whose lines are on it: all, save what is far above the others."""
+        _, low, high = self._heights()
+        lowest = {name: float(np.log10(np.nanmin(y))) for name, (_, y) in self._cuts().items() if np.isfinite(y).any()}
+        if self.found is None and lowest:
+            low = high = min(lowest.values())
+        shown = {name for name, least in lowest.items() if least <= min(low, *lowest.values()) + 2 * DECADES}
+        return min([low, *(lowest[name] for name in shown)]) - 0.05, max([high, *(lowest[name] + 0.5 for name in shown)]), shown
+
     def _lines(self) -> list[dict[str, Any]]:
-        s, out = self.state, []
-        for name in self.solutions.entrants:
-            colour, dash = figures.look(name, self.solutions.entrants)
-            cut = self._kept.get(self._line_key(name), (None, None))[1]
-            x, y = ([], []) if cut is None else (cut.x, np.where(np.isfinite(cut.values), cut.values, np.nan))
-            out.append(line(x, y, _label(name), colour, dash, "2") | {"line": {"color": colour, "width": 3.5 if name == s.entrant else 1.8, "dash": dash}, "legendgroup": name})  # fmt: skip
+        s, out, cuts, shown, looks = self.state, [], self._cuts(), self._rise()[2], figures.looks(self.solutions.entrants)
+        for name, (colour, dash) in looks.items():
+            x, y = cuts.get(name, ([], []))
+            look = {"color": colour, "width": 3.5 if name == s.entrant else 1.8, "dash": dash}
+            out.append(line(x, y, _label(name), colour, panel="2", legendgroup=name, showlegend=name in shown) | {"line": look})
         return out
 
-    def _span(self) -> tuple[float, float]:
-        """Of all eigenvalues that are known, and a little more."""
-        nodes = [self._kept[key][0].nodes for key in self._spectrum_keys() if key in self._kept]
-        low, high = min((n.min() for n in nodes), default=-0.1), max((n.max() for n in nodes), default=1.0)
-        return float(min(low, -0.05 * high)) - 0.05 * float(high), 1.08 * float(high)
-
-    def _spectrum_keys(self) -> list[tuple[Any, ...]]:
-        return [self._key("spectrum", name) for name in self.solutions.entrants]
+    def _largest(self) -> dict[str, np.ndarray]:
+        """The largest eigenvalues of every run that are known and positive, in descending order."""
+        found = {name: self._kept.get(self._key("spectrum", name)) for name in self.solutions.entrants}
+        return {name: kept[2][kept[2] > 0] for name, kept in found.items() if kept is not None}
 
     def _spectra(self) -> list[dict[str, Any]]:
-        low, high = self._span()
-        grid, out = np.linspace(low, high, 500), []
-        for name, key in zip(self.solutions.entrants, self._spectrum_keys()):
-            colour, dash = figures.look(name, self.solutions.entrants)
-            kept = self._kept.get(key)
-            values = kept[0].at(grid, WIDTH * (high - low))[0] if kept else []
-            out.append(line(grid if kept else [], values, f"spectrum of {_label(name)}", colour, dash, "3", showlegend=False) | {"line": {"color": colour, "width": 3 if name == self.state.entrant else 1.6, "dash": dash}})  # fmt: skip
+        """A dot for each of the largest eigenvalues, the runs beside each other at every number."""
+        s, out, known, lines = self.state, [], self._largest(), self._rise()[2]
+        looks, n = figures.looks(self.solutions.entrants), len(self.solutions.entrants)
+        for place, (name, (colour, dash)) in enumerate(looks.items()):
+            values = known.get(name, np.zeros(0))
+            x = 1 + np.arange(len(values)) + 0.6 * ((place + 0.5) / n - 0.5)
+            chosen, group = name == s.entrant, {"legendgroup": name, "showlegend": bool(len(values)) and name not in lines}
+            trace = dots(x, values, f"eigenvalues of {_label(name)}", colour, size=8 if chosen else 6, panel="3", **group)
+            out.append(trace | {"mode": "lines+markers", "line": {"color": colour, "width": 1.5 if chosen else 0.7, "dash": dash}, "hovertemplate": f"{_label(name)}: %{{y:.3g}}<extra></extra>"})
         return out
 
     def layout(self) -> dict[str, Any]:
         s, first = self.state, self.solutions.first[self.state.data]
-        low, high = self._span()
         _, bottom, top = self._heights()
-        p = self.solutions.w.shape[-1]
-        floor = math.floor(math.log10(0.1 / (p * WIDTH * (high - low))))
+        low, high, _ = self._rise()
+        values = [np.log10(v) for v in self._largest().values() if len(v)]
+        least, most = min((v.min() for v in values), default=-1.0) - 0.1, max((v.max() for v in values), default=1.0) + 0.1
         length = {
             "random": "along two random directions, in ‖w‖",
             "eigenvectors": "along the two sharpest directions, in ‖w‖",
@@ -409,15 +457,15 @@ class Around(Explorer):
         panels = (
             (f"The {_of(s.data)} loss around {_label(s.entrant)}{f', {first}' * bool(first)}", 0, 1),
             (cut, 0.6, 1),
-            ("Eigenvalues of the Hessian (density)", 0.6, 0.42),
+            (f"The {LARGEST} largest eigenvalues of the Hessian", 0.6, 0.42),
         )
         across = {"range": [self.found.x[0], self.found.x[-1]]} if self.found is not None else {}
         up = {"range": [self.found.y[0], self.found.y[-1]]} if self.found is not None else {}
         out = {
             "xaxis2": {**AXIS, "domain": [0.6, 1], "anchor": "y2", "range": [-0.5, 1.5] if s.along == "solutions" else [-s.reach, s.reach]},
-            "yaxis2": {**LOG, "domain": [0.58, 1], "anchor": "x2", "range": [bottom - 0.05, top], **_ticks(bottom, top, lambda v: v)},
-            "xaxis3": {**AXIS, **titled("eigenvalue"), "domain": [0.6, 1], "anchor": "y3", "range": [low, high]},
-            "yaxis3": {**LOG, "domain": [0, 0.42], "anchor": "x3", "range": [floor, floor + 6], "dtick": 2},
+            "yaxis2": {**LOG, "domain": [0.58, 1], "anchor": "x2", "range": [low, high], **_ticks(low, high, lambda v: v)},
+            "xaxis3": {**AXIS, **titled("number of the eigenvalue"), "domain": [0.6, 1], "anchor": "y3", "range": [0.5, LARGEST + 0.5], "dtick": 1},
+            "yaxis3": {**LOG, "domain": [0, 0.42], "anchor": "x3", "range": [least, most], **_ticks(least, most, lambda v: v)},
             "annotations": heads(*panels),
             "margin": {"l": 50, "r": 12, "t": 64, "b": 44}, "height": 520, "legend": {"orientation": "h", "y": 1.07, "x": 0, "yanchor": "bottom"},
         }  # fmt: skip
@@ -443,9 +491,7 @@ class Around(Explorer):
 
 def _ticks(low: float, high: float, place: Any) -> dict[str, Any]:
     """Round numbers between two powers of ten, as ticks of an axis on which a number is at its ``place``."""
-    leads = (1, 2, 5) if high - low < 2 else (1,)
-    values = [lead * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for lead in leads]
-    values = [v for v in values if low <= math.log10(v) <= high]
+    values = round_numbers(low, high)
     return {"tickvals": [place(v) for v in values], "ticktext": [f"{v:.4g}" for v in values], "dtick": None}
 
 

@@ -13,7 +13,7 @@ from rwp_edu import figures, methods
 from rwp_edu.anatomy import Update, take_apart
 from rwp_edu.lab import words
 from rwp_edu.lab.explorer import Explorer
-from rwp_edu.parameters import Parameter, Values
+from rwp_edu.parameters import Parameter, Values, listed
 from rwp_edu.points import At
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE, Wells
 
@@ -73,7 +73,7 @@ def sentence(state: UpdateState) -> str:
     rounds = []
     for number in range(1, update.rounds + 1):
         asked = [a for a in update.answers if a.round == number]
-        where = " and ".join(at(a.at.w) for a in asked[:4]) + (" ..." if len(asked) > 4 else "")
+        where = listed([at(a.at.w) for a in asked], 4)
         rounds.append(f"round {number} asks at {where}")
     count = len(update.answers)
     return (
@@ -92,16 +92,17 @@ def _contour() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _arrow(start: Tensor, end: Tensor, colour: str, width: float) -> dict[str, Any]:
+def _arrow(start: Tensor, end: Tensor, colour: str, width: float, head: float = 1.1) -> dict[str, Any]:
     return {
         "x": float(end[0]), "y": float(end[1]), "ax": float(start[0]), "ay": float(start[1]), "xref": "x", "yref": "y",
-        "axref": "x", "ayref": "y", "showarrow": True, "arrowhead": 2, "arrowsize": 1.1, "arrowwidth": width, "arrowcolor": colour,
+        "axref": "x", "ayref": "y", "showarrow": True, "arrowhead": 2, "arrowsize": head, "arrowwidth": width, "arrowcolor": colour,
         "text": "",
     }  # fmt: skip
 
 
 ROUND_COLOURS = ("#2E8BC9", "#D55E00")
 STEP_COLOUR, MOVE_COLOUR = "#009E73", "rgba(128,128,128,0.8)"
+STEP_ARROW = {"colour": "rgba(0,158,115,0.5)", "width": 9, "head": 0.5}  # wide and light: the arrow of a gradient is seen on it
 
 
 def traces(state: UpdateState) -> list[dict[str, Any]]:
@@ -116,27 +117,28 @@ def traces(state: UpdateState) -> list[dict[str, Any]]:
              "text": [f"round {number}, batch {a.at.batch}: gradient ({a.gradient[0]:.2f}, {a.gradient[1]:.2f})" for a in asked],
              "hoverinfo": "text", "name": f"asked in round {number}"}
         )  # fmt: skip
-    for name, v, symbol in (("w", update.w, "circle-open"), ("w after the step", update.after, "star")):
+    right = bool(update.after[0] >= update.w[0])
+    sides = ("middle left", "middle right") if right else ("middle right", "middle left")
+    for name, text, v, symbol, side in (("w", "w", update.w, "circle-open", sides[0]), ("w\u2032, after the step", "w\u2032", update.after, "star", sides[1])):
         out.append(
-            {"type": "scatter", "mode": "markers+text", "x": [float(v[0])], "y": [float(v[1])], "text": ["w" if v is update.w else "w'"],
-             "textposition": "top left", "textfont": {"size": 15}, "name": name, "hoverinfo": "name",
+            {"type": "scatter", "mode": "markers+text", "x": [float(v[0])], "y": [float(v[1])], "text": [text],
+             "textposition": side, "textfont": {"size": 15}, "name": name, "hoverinfo": "name",
              "marker": {"size": 17 if v is update.w else 13, "symbol": symbol, "color": STEP_COLOUR, "line": {"width": 2, "color": STEP_COLOUR}}}
         )  # fmt: skip
     return out
 
 
 def layout(state: UpdateState) -> dict[str, Any]:
-    """Arrows: thin grey from w to the points, coloured down the gradient there, thick green for the step."""
+    """Arrows: wide and green for the step, on it thin grey ones from w to the points and coloured ones down the gradient there."""
     update = state.update
     down = state.lr or OWN["lr"].default
-    arrows = []
+    arrows = [_arrow(update.w, update.after, **STEP_ARROW)]
     for a in update.answers:
         colour = ROUND_COLOURS[a.round - 1]
         if not torch.equal(a.at.w, update.w):
             arrows.append(_arrow(update.w, a.at.w, MOVE_COLOUR, 1.5))
         arrows.append(_arrow(a.at.w, a.at.w - down * a.gradient, colour, 2.5))
-    arrows.append(_arrow(update.w, update.after, STEP_COLOUR, 4))
-    axis = {"gridcolor": figures.FAINT, "zeroline": False, "fixedrange": True}
+    axis = {"gridcolor": figures.FAINT, "zeroline": False, "fixedrange": True, "constrain": "domain"}
     return {
         "xaxis": {**axis, "range": [-VIEW[0], VIEW[0]], "title": {"text": "w₁", "standoff": 2}},
         "yaxis": {**axis, "range": [-VIEW[1], VIEW[1]], "title": {"text": "w₂", "standoff": 2}, "scaleanchor": "x"},
@@ -176,6 +178,6 @@ class UpdateLab(Explorer):
         return bool({"noise", "normal"} & set(methods.get(self.state.method).needs))
 
 
-def update(**changes: Any) -> UpdateLab:
+def update(*given: Any, **changes: Any) -> UpdateLab:
     """Open the update of one method: ``update(method="sam", rho=0.3)``."""
-    return UpdateLab.open(**changes)
+    return UpdateLab.open(*given, **changes)

@@ -13,7 +13,7 @@ from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.live import HEADLESS
 from rwp_edu.lab.strokes import AXIS, dots, heads, line, titled
 from rwp_edu.lab.timeline import Timeline, timeline
-from rwp_edu.parameters import Parameter, Values, written
+from rwp_edu.parameters import Parameter, Values, rounded, written
 from rwp_edu.side_by_side import ORDER, QUIET, SETTINGS, WAYS, Sample, Team, disturbed, lacks, others, ratio, times
 
 MOST, ROUNDS, PAUSE = 6, 3, 0.2
@@ -242,9 +242,9 @@ class Workers(Explorer):
 
 
 def _number(value: float) -> str:
-    return f"{value:.3g}"
+    return rounded(value)
 
 
-def workers(**changes: Any) -> Workers:
+def workers(*given: Any, **changes: Any) -> Workers:
     """Open the workers: ``workers(method="sam", workers=4, spare="take shards")``."""
-    return Workers.open(**changes)
+    return Workers.open(*given, **changes)

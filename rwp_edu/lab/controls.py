@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 from weakref import WeakSet
 
 import ipywidgets as w
+import numpy as np
 
 from rwp_edu import figures, methods
 from rwp_edu.lab.static_figure import STYLE as STILL
@@ -19,7 +19,7 @@ from rwp_edu.settings import Entrant
 
 STYLE = """<style>
 .rwp-lab .main-svg text {fill: var(--jp-ui-font-color1, #7d7d7d) !important}
-.rwp-lab .main-svg .gridlayer path {stroke: var(--jp-border-color2, #8885) !important}
+.rwp-lab .main-svg .gridlayer path {stroke: var(--jp-border-color2, #8885) !important; stroke-opacity: 1 !important}
 .rwp-lab .hoverlayer text {fill: #fff !important}
 .rwp-lab .modebar {display: none !important}
 .rwp-lab {font-variant-numeric: tabular-nums}
@@ -95,12 +95,13 @@ def headed(text: str) -> str:
 LETTER = 2.75  # per cent of a narrow slider that a letter of a label takes
 
 
-def _ticks(row: Parameter) -> str:
-    """Labels under a slider at the places of their values, in two lines where one is too short."""
-    low, high = map(math.log, row.slider) if row.log else row.slider
+def _ticks(row: Parameter, values: Sequence[float] = ()) -> str:
+    """Labels under a slider at the places of their values, in two lines where one is too short; the slider has as much room between any
+    two neighbours of ``values``."""
+    values = values or row.grid
     taken, spans = [-math.inf, -math.inf], []  # how far each of the two lines is written
     for value, text in sorted(row.ticks):
-        at = 100 * ((math.log(value) if row.log else value) - low) / (high - low)
+        at = 100 * float(np.interp(value, values, range(len(values)))) / max(1, len(values) - 1)
         width = LETTER * len(text)
         kind, left = ("start", at) if at < width / 2 else ("end", at - width) if at > 100 - width / 2 else ("mid", at - width / 2)
         line = int(left < taken[0])
@@ -120,10 +121,16 @@ def toggled(chosen: tuple[str, ...], name: str, on: bool) -> tuple[str, ...]:
     return tuple(other for other in chosen if other != name) + ((name,) if on else ())
 
 
-def _reach(row: Parameter, value: Any) -> tuple[float, float]:
-    """The ends of a slider that can show ``value``; a logarithmic one never shows 0."""
-    low, high = row.slider
-    return (low, high) if not isinstance(value, (int, float)) or row.log and value <= 0 else (min(low, value), max(high, value))
+def readout(value: float) -> str:
+    """What a slider shows of a value: all of its digits, up to seven."""
+    return f"{value:.7g}"
+
+
+def _places(row: Parameter, value: float) -> tuple[float, ...]:
+    """The values of a slider that shows ``value``: those of the row, its ticks that are short decimals, and this one."""
+    (low, high), kind = row.slider, row.type
+    ticks = {kind(tick) for tick, _ in row.ticks if low <= tick <= high and float(f"{tick:.3g}") == tick}
+    return tuple(sorted({*row.grid, *ticks, value}))
 
 
 class Control:
@@ -138,8 +145,9 @@ class Control:
         self.explain("")
 
     def _build(self, row: Parameter, value: Any) -> None:
-        self.row, self.value, self.reach, self.input = row, value, _reach(row, value), self._input(row, value)
-        self.input.observe(lambda change: self._moved(plain(change["new"])), names="value")
+        self.row, self.value, self.places = row, value, ()
+        self.input = self._input(row, value)
+        self.input.observe(lambda change: self._moved(change["new"]), names="value")
         self._tick()
 
     def _input(self, row: Parameter, value: Any) -> w.Widget:
@@ -151,39 +159,16 @@ class Control:
             return make.Text(continuous_update=False, placeholder="none", **common)
         if row.name == "seed":
             return make.BoundedIntText(min=0, max=2**31, **common)
-        low, high = _reach(row, value)
-        if row.log:
-            return make.FloatLogSlider(min=math.log10(low), max=math.log10(high), step=0.05, readout_format=".3g", **common)
-        if row.type is int:
-            return make.IntSlider(min=int(low), max=int(high), step=int(row.step), **common)
-        return make.FloatSlider(min=low, max=high, step=row.step, readout_format=".3g", **common)
-
-    @property
-    def _linear(self) -> bool:
-        return isinstance(self.input, (w.IntSlider, w.FloatSlider))
-
-    @property
-    def _slides(self) -> bool:
-        return self._linear or isinstance(self.input, w.FloatLogSlider)
+        self.places = _places(row, value)
+        return make.SelectionSlider(options=[(readout(v), v) for v in self.places], **common)
 
     def _moved(self, value: Any) -> None:
-        """A front end answers what it is shown with the nearest place of its slider; only another place is a wish."""
-        if not self._at(value):
+        if value != self.value:
             self.value = value
             self.store(self.row.name, value)
 
-    def _at(self, value: Any) -> bool:
-        """Is this the place on the slider at which ``self.value`` is shown?"""
-        if isinstance(self.input, w.FloatLogSlider) and value > 0 and self.value > 0:
-            return abs(math.log10(value / self.value)) <= 0.501 * self.input.step
-        if self._linear:
-            return abs(value - self.value) <= 0.501 * self.input.step
-        return value == self.value
-
     def explain(self, why: str, off: bool = False) -> None:
         """Say why the control has no effect now; one that is ``off`` is dimmed too."""
-        if self.row.log and self.value <= 0:
-            why = why or f"now {self.value:g}, off this scale"
         symbol = f"<i>{self.row.symbol}</i>&nbsp; " if self.row.symbol else ""
         text = f"<span>{symbol}{self.row.title}</span><span class='rwp-why'>{why}</span>"
         if text not in self.head.value:
@@ -192,31 +177,29 @@ class Control:
 
     def _tick(self) -> None:
         row = self.row
-        if self._slides:
-            row = replace(row, slider=self.reach)
         if row.ticks and self.ticks is None:
             self.ticks = self.make.HTML(layout={"margin": "0"})
         if self.ticks is not None:
-            self.ticks.value = _ticks(row) if row.ticks else ""
+            self.ticks.value = _ticks(row, self.places) if row.ticks else ""
         shown = (self.head, self.input, *([self.ticks] if row.ticks else []))
         if self.box.children != shown:
             self.box.children = shown
 
     def show(self, value: Any, row: Parameter | None = None) -> None:
-        """Show a value and, with a ``row``, the bounds and ticks that have moved with the rest of the picture.
+        """Show a value and, with a ``row``, the bounds and ticks that have moved with the rest of the figure.
 
-        Other bounds need another slider: a front end answers new bounds with the old value, cut to them.
+        Other values need another slider: a front end answers new options with the old place.
         """
         row, before, changed = row or self.row, self.row, value != self.value
-        chosen_from = row.options != before.options
-        if chosen_from or row.slider != before.slider or self._slides and _reach(replace(row, slider=self.reach), value) != self.reach:
+        other = (row.options, row.slider, row.step, row.values) != (before.options, before.slider, before.step, before.values)
+        if other or self.places and value not in self.places:
             former = self.input
             former.unobserve_all()
             self._build(row, value)
             former.close()
             return
         self.row, self.value = row, value
-        if changed or not self._at(plain(self.input.value)):  # else a correction would fight the hand on the slider
+        if changed or self.input.value != value:
             self.input.value = value
         if row.ticks != before.ticks:
             self._tick()
@@ -232,14 +215,14 @@ class Chip:
         self.box.add_class("rwp-chip")
         self.toggle.observe(lambda change: store("toggle", (name, change["new"])), names="value")
 
-    def tell(self, names: tuple[str, ...], k: int) -> None:
-        """Line, label and cost among the entrants ``names``."""
-        row, name = methods.get(self.entrant.method), str(self.entrant)
+    def tell(self, look: tuple[str, str], k: int) -> None:
+        """Show the line, the label and the cost."""
+        row = methods.get(self.entrant.method)
         cost = row.cost(k=self.entrant.pins.get("k", k))
         together = " at once" if cost.rounds == 1 and cost.points > 1 else " one after another" if cost.rounds > 1 else ""
         self.toggle.tooltip = f"{row.formula}: {cost.work} gradient{'s' * (cost.work > 1)} per update{together}"
         self.toggle.description = f"{self.entrant.label}  {cost}"
-        self.line.value = figures.swatch(name, names)
+        self.line.value = figures.swatch(look)
 
 
 class Chips:
@@ -252,14 +235,16 @@ class Chips:
         self._told: tuple | None = None
 
     def show(self, state: Any, also: tuple[str, ...] = ()) -> None:
-        """``state`` has the chosen ``methods`` and k; entrants in ``also`` have a chip too."""
+        """``state`` has the chosen ``methods`` and k; entrants in ``also`` have a chip too, and the first looks, as those of a record
+        have in its figure."""
         names = tuple(dict.fromkeys((*methods.METHODS, *state.methods, *also)))
-        if (names, state.k) != self._told:
-            self._told = names, state.k
+        looks = figures.looks((*also, *state.methods, *methods.METHODS))
+        if (names, looks, state.k) != self._told:
+            self._told = names, looks, state.k
             for name in names:
                 if name not in self._kept:
                     self._kept[name] = Chip(name, self.store, self.make)
-                self._kept[name].tell(names, state.k)
+                self._kept[name].tell(looks[name], state.k)
             self.box.children = [self._kept[name].box for name in names]
         for name in names:
             self._kept[name].toggle.value = name in state.methods

@@ -15,7 +15,7 @@ from rwp_edu.handwritten import NetworkObjective
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.solutions import Solutions
 from rwp_edu.lab.strokes import AXIS, LOG, dots, heads, line, titled
-from rwp_edu.parameters import Parameter, Values
+from rwp_edu.parameters import Parameter, Values, counted, rounded
 from rwp_edu.settings import Settings
 from rwp_edu.sharpness import average_rise, radius_of_rise, worst_rise
 from rwp_edu.spectra import eigenvalues
@@ -205,12 +205,12 @@ class Distances(Explorer):
         if not found:
             return f"Training the network with {s.width} hidden units."
         if not all(map(math.isfinite, found.values())):
-            return f"With {s.width} hidden units after {s.updates} updates the loss nowhere rises by {s.rise:.3g} in some of these ways: ask for less."
+            return f"With {s.width} hidden units after {counted(int(s.updates), 'update')} the loss nowhere rises by {s.rise:.3g} in some of these ways: ask for less."
         limit = self._kept.get(self._key("limit", s.width))
         most = f"; √(P λ₁ / tr H) is {limit:.0f}" if limit else ""
         return (
-            f"{self.objective(s.width).layout.size:,} weights after {s.updates} updates, loss on {s.data}: for a rise of {s.rise:.3g} SAM's step goes {found['sam']:.3g} far, {s.kind} noise "
-            f"{found['noise']:.3g}, {found['noise'] / found['sam']:.0f} times as far{most}. The worst point of the ball is {found['worst']:.3g} away."
+            f"{self.objective(s.width).layout.size:,} weights after {s.updates} updates, loss on {s.data}: for a rise of {s.rise:.3g} SAM's step goes {rounded(found['sam'])} far, {s.kind} noise "
+            f"{rounded(found['noise'])}, {found['noise'] / found['sam']:.0f} times as far{most}. The worst point of the ball is {found['worst']:.3g} away."
         )
 
 
@@ -218,6 +218,6 @@ def _rises(objective: NetworkObjective, steps: torch.Tensor) -> np.ndarray:
     return (objective.loss(objective.w + steps).double() - objective.value).numpy()
 
 
-def distances(**changes: Any) -> Distances:
+def distances(*given: Any, **changes: Any) -> Distances:
     """Open the two radii: ``distances(width="64", updates="30", rise=0.1, kind="filter-wise")``."""
-    return Distances.open(**changes)
+    return Distances.open(*given, **changes)

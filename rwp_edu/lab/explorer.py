@@ -11,10 +11,34 @@ from rwp_edu.parameters import Parameter, Values, written
 from rwp_edu.training import one_thread
 
 
+def opened(call: str, state: Any, first: str, given: tuple[Any, ...], changes: dict[str, Any]) -> Any:
+    """Return ``state`` with the arguments of a call that opens a lab: settings by name and, in front, a state to begin with or the
+    value of the setting ``first``."""
+    name = call.rpartition(".")[2]
+    row = state.TABLE.get(first)
+    shown = {first: state.to_dict().get(first)} if first else {next(iter(state.TABLE)): next(iter(state.to_dict().values()))}
+    usage = f"{name}() takes {f'{_article(first)} {first} such as {next(iter(shown.values()))!r}, or ' * bool(first)}settings by name: {name}({written(shown)})"
+    if len(given) > 1:
+        raise TypeError(f"{usage}; got {len(given)} arguments without a name")
+    if given and isinstance(given[0], type(state)):
+        state, given = given[0], ()
+    if given and first in changes:
+        raise TypeError(f"{usage}; got {first} twice")
+    if given and not (first and isinstance(given[0], str)):
+        raise TypeError(f"{usage}; got {given[0]!r}")
+    if given and row is not None:
+        row.parse(given[0])
+    return state.replace(**({first: given[0]} if given else {}), **changes)
+
+
+def _article(noun: str) -> str:
+    return "an" if noun[:1] in "aeiou" else "a"
+
+
 class Explorer:
     """A picture of a small state. A subclass has a ``STATE`` (a frozen ``Values``) and says what is drawn.
 
-    ``OPEN`` is the call that opens it. ``CHOICE`` names the parameter that is a row of buttons on top, ``SEED`` the one that a button
+    ``OPEN`` is the call that opens it, ``FIRST`` the setting whose value may come first in it (by default ``CHOICE``). ``CHOICE`` names the parameter that is a row of buttons on top, ``SEED`` the one that a button
     counts up: ``AGAIN`` is its label, icon and tooltip.
 
     ``traces`` and ``layout`` are plain dictionaries for plotly; a live screen updates traces in place as long as their names and
@@ -24,6 +48,7 @@ class Explorer:
     STATE: ClassVar[type[Values]]
     OPEN: ClassVar[str]
     CHOICE: ClassVar[str] = ""
+    FIRST: ClassVar[str] = ""
     SEED: ClassVar[str] = "seed"
     AGAIN: ClassVar[tuple[str, str, str]] = ("New draw", "random", "draw other noise")
 
@@ -32,8 +57,9 @@ class Explorer:
         self._screen = None
 
     @classmethod
-    def open(cls, **changes: Any) -> Self:
-        return cls(cls.STATE().replace(**changes))
+    def open(cls, *given: Any, **changes: Any) -> Self:
+        """Open it with settings by name; the first may be the value of ``FIRST``, without a name."""
+        return cls(opened(cls.OPEN, cls.STATE(), cls.FIRST or cls.CHOICE, given, changes))
 
     def traces(self) -> list[dict[str, Any]]:
         raise NotImplementedError

@@ -10,6 +10,7 @@ from typing import Any
 
 from rwp_edu import figures
 from rwp_edu.lab import listing, words
+from rwp_edu.lab.explorer import opened
 from rwp_edu.lab.live import HEADLESS
 from rwp_edu.lab.state import PRESETS, RaceState
 from rwp_edu.parameters import unknown
@@ -152,12 +153,13 @@ class Race:
         left, few = self._run.settings.steps - self._run.updates, os.environ.get(HEADLESS)
         return min(left, int(few)) if few and self.record.problem.engine == "one by one" else left
 
-    def around(self, **changes: Any):
+    def around(self, *given: Any, **changes: Any):
         """The loss around the runs as they are now, and the spectra of their Hessians: ``around(entrant="sam", along="eigenvectors")``."""
         from rwp_edu.lab.around import Around, AroundState
         from rwp_edu.lab.solutions import Solutions
 
-        return Around(Solutions(self._run), AroundState().replace(**changes))
+        solutions = Solutions(self._run)
+        return Around(solutions, opened("around", AroundState(solutions.entrants[0]), "entrant", given, changes))
 
     @property
     def problem(self) -> Any:
@@ -208,7 +210,9 @@ class Race:
         return self.screen.show(**options)
 
 
-def race(state: RaceState | None = None, **changes: Any) -> Race:
-    """Open the race lab: ``race(sigma=0.15, methods="sgd,rwp,m-rwp")``. An unknown or impossible value names what is allowed."""
+def race(*given: Any, **changes: Any) -> Race:
+    """Open the race lab: ``race(sigma=0.15, methods="sgd,rwp,m-rwp")``, or with a problem ``race("sensing", sigma=0.15)``. An unknown or
+    impossible value names what is allowed."""
+    state = opened("race", RaceState(), "problem", given, changes)
     keep_freed_memory()
-    return Race((state or RaceState()).replace(**changes))
+    return Race(state)

@@ -11,8 +11,8 @@ from rwp_edu import figures
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.orders import Correlation
 from rwp_edu.lab.pools import DECAYS, LABELS, SCALES, Pool, Runs, pool
-from rwp_edu.lab.strokes import AXIS, LOG, dots, heads, line, titled
-from rwp_edu.parameters import Parameter, Values
+from rwp_edu.lab.strokes import AXIS, LOG, dots, heads, line, round_numbers, titled
+from rwp_edu.parameters import Parameter, Values, counted, rounded
 from rwp_edu.settings import Entrant
 
 MEASURES: dict[str, tuple[str, str]] = {
@@ -33,7 +33,7 @@ PARAMETERS: dict[str, Parameter] = {
                   labels=tuple(title for title, _ in MEASURES.values()), tips=tuple(meaning for _, meaning in MEASURES.values())),
         Parameter("labels", "", "noisy", "; ".join(f"{name}: {row[0]}" for name, row in LABELS.items()), choices=tuple(LABELS), title="labels"),
         Parameter("weight_decay", "", "all", "of the runs that are compared", choices=("all", *DECAYS), title="weight decay (● 0.0005 &nbsp;■ 0.01 &nbsp;◆ 0.04)"),
-        Parameter("window", "", ALL, "the largest training loss of the runs that are compared over the smallest", low=1.05, high=ALL, slider=(10**0.05, ALL),
+        Parameter("window", "", ALL, "the largest training loss of the runs that are compared over the smallest", low=1.05, high=ALL, slider=(1.122, ALL),
                   log=True, ticks=((1.3, "matched"), (ALL, "all")), title="training losses within a factor"),
         Parameter("around", "", 0.5, "the middle of the window", low=1e-6, high=10, slider=(1e-4, 2.0), log=True, title="around a training loss of"),
     )
@@ -98,7 +98,7 @@ class Scatter(Explorer):
         s, found, pool = self.state, self.found, self.pool
         going = "" if pool.finished else f" Still training: {100 * pool.progress:.0f} % done."
         if found is None:
-            return f"training {len(pool.run.base.w)} runs on {LABELS[s.labels][0]}: {100 * pool.progress:.0f} % done"
+            return f"Training {len(pool.run.base.w)} runs on {LABELS[s.labels][0]}: {100 * pool.progress:.0f} % done."
         noun = MEASURES[s.measure][0]
         if not found.pairs or not math.isfinite(found.tau):
             return f"No two runs on the same data are in this window: move it, or make it wider.{going}"
@@ -107,7 +107,7 @@ class Scatter(Explorer):
             else f"of two runs on the same data the one with the {'smaller' if found.tau < 0 else 'larger'} value is more often the better"
         )  # fmt: skip
         return (
-            f"{noun[0].upper()}{noun[1:]} against test accuracy after {self.runs.updates} updates: {found}; {verdict}.{going}"
+            f"{noun[0].upper()}{noun[1:]} against test accuracy after {counted(self.runs.updates, 'update')}: {found}; {verdict}.{going}"
         )
 
     def traces(self) -> list[dict[str, Any]]:
@@ -133,7 +133,7 @@ class Scatter(Explorer):
     def _points(self, runs: Runs, panel: str) -> tuple[np.ndarray, np.ndarray, list[str]]:
         m = runs.measures
         hover = [
-            f"{Entrant.parse(e).label}<br>seed {s}: accuracy {100 * a:.1f} %<br>training loss {v:.3g}, trace {t:.3g}"
+            f"{Entrant.parse(e).label}<br>seed {s}: accuracy {100 * a:.1f} %<br>training loss {rounded(v)}, trace {rounded(t)}"
             for e, s, a, v, t in zip(runs.entrant, runs.seed, runs.test_accuracy, m["train_loss"], m["trace"])
         ]
         return (m["train_loss"], m["trace"], hover) if panel else (m[self.state.measure], 100 * runs.test_accuracy, hover)
@@ -170,11 +170,11 @@ def _logarithmic(values: np.ndarray | None) -> dict[str, Any]:
     values = np.ones(1) if values is None else values[values > 0]
     low, high = (float(np.log10(v)) for v in (values.min(initial=1e6), values.max(initial=1e-6)))
     low, high = (low, high) if low < high else (-1.0, 1.0)
-    room, leads = 0.04 * (high - low) + 0.01, (1, 2, 5) if high - low < 1.7 else (1,)
-    ticks = [lead * 10.0**e for e in range(math.floor(low), math.ceil(high) + 1) for lead in leads]
+    room = 0.04 * (high - low) + 0.01
+    ticks = round_numbers(low - room, high + room)
     return {**LOG, "range": [low - room, high + room], "dtick": None, "tickvals": ticks, "ticktext": [f"{v:g}" for v in ticks]}
 
 
-def scatter(**changes: Any) -> Scatter:
+def scatter(*given: Any, **changes: Any) -> Scatter:
     """Open the picture of many runs: ``scatter(measure="rise", labels="clean", weight_decay="0.01", window=1.3)``."""
-    return Scatter.open(**changes)
+    return Scatter.open(*given, **changes)

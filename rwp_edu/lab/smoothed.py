@@ -230,6 +230,6 @@ def _rows() -> dict[str, Parameter]:
     return {**PARAMETERS, "sigma": replace(PARAMETERS["sigma"], ticks=ticks)}
 
 
-def smoothing(**changes: Any) -> SmoothingLab:
+def smoothing(*given: Any, **changes: Any) -> SmoothingLab:
     """Open a loss and its smoothed self: ``smoothing(sigma=0.1, x=-0.5, law="uniform")``."""
-    return SmoothingLab.open(**changes)
+    return SmoothingLab.open(*given, **changes)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rwp_edu.figures import X_AXES
-from rwp_edu.parameters import Parameter, unknown, written
+from rwp_edu.parameters import Parameter, sentence, unknown, written
 from rwp_edu.problems import PROBLEMS, get
 from rwp_edu.settings import DEFAULT, Settings, parameters
 
@@ -77,6 +77,11 @@ class Preset:
     question: str
     changes: dict[str, Any]
     twice: bool = False
+
+    @property
+    def heading(self) -> str:
+        """The title as a sentence before the question."""
+        return sentence(self.title)
 
     @property
     def problem(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,6 +11,29 @@ from rwp_edu.curvature import Estimate
 
 AXIS = {"gridcolor": figures.FAINT, "zeroline": False, "fixedrange": True, "showline": True, "linecolor": figures.FAINT}
 LOG = {**AXIS, "type": "log", "exponentformat": "power", "dtick": 1, "tickfont": {"size": 10}}  # powers get a quarter larger
+
+
+def round_numbers(low: float, high: float, least: int = 3) -> list[float]:
+    """Return round numbers between 10^low and 10^high for the ticks of a logarithmic axis, ``least`` or more: powers of ten, also 2 and
+    5 times these, more digits; where the axis spans less, evenly spaced ones.
+
+    >>> round_numbers(-2, 0), round_numbers(-0.1, 0.1)
+    ([0.01, 0.1, 1.0], [0.8, 0.9, 1.0])
+    >>> round_numbers(-0.92, -0.9)
+    [0.121, 0.122, 0.123, 0.124, 0.125]
+    """
+    powers, ends = range(math.floor(low), math.ceil(high) + 1), (10.0**low, 10.0**high)
+    for leads in ((1,), (1, 2, 5), (1, 2, 3, 5, 7), range(1, 10)):
+        found = [float(f"{lead}e{power}") for power in powers for lead in leads]
+        found = [v for v in found if ends[0] <= v <= ends[1]]
+        if len(found) >= least:
+            return found
+    power = math.ceil(math.log10(ends[1] - ends[0]))
+    for step in (float(f"{lead}e{power - down}") for down in range(1, 5) for lead in (5, 2, 1)):
+        count = math.floor(ends[1] / step) - math.ceil(ends[0] / step) + 1
+        if count >= least:
+            break
+    return [float(f"{step * n:.12g}") for n in range(math.ceil(ends[0] / step), math.floor(ends[1] / step) + 1)]
 
 
 def titled(title: str) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from rwp_edu import figures, methods
 from rwp_edu.descent import Descent
 from rwp_edu.lab.explorer import Explorer
-from rwp_edu.parameters import Parameter, Values
+from rwp_edu.parameters import Parameter, Values, counted, rounded
 from rwp_edu.problems.basins import basin_of, critical_scales, minima
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE, SURFACES, Surface, grid
 from rwp_edu.settings import Entrant, entrants
@@ -126,7 +126,7 @@ class Landscape(Explorer):
     True
     """
 
-    STATE, OPEN = LandscapeState, "rwp_edu.lab.landscape"
+    STATE, OPEN, FIRST = LandscapeState, "rwp_edu.lab.landscape", "surface"
 
     def __init__(self, state: LandscapeState):
         super().__init__(state)
@@ -271,7 +271,7 @@ class Landscape(Explorer):
         beside = "bottom" if self.cursor and self.cursor[1] > np.mean(self.surface.view[1]) else "top"
         for number, surface in pair:
             cursor = np.array([self.cursor] if self.cursor else []).reshape(-1, 2)
-            says = [f"{'F' if number == 2 else 'f'} = {v:.3g}" for v in surface.value(torch.from_numpy(cursor)).tolist()]
+            says = [f"{'F' if number == 2 else 'f'} = {rounded(v)}" for v in surface.value(torch.from_numpy(cursor)).tolist()]
             out += [
                 self._dots(number, _lows(surface), "minima", {**star, "color": [*BASINS] if number == 1 else "#E69F00"}),
                 self._dots(number, cursor, "cursor", cross, says or [""]) | {"textposition": f"{beside} center"},
@@ -282,7 +282,7 @@ class Landscape(Explorer):
         """The names of the basins, one for each minimum and one for what is in none of them; and their colours."""
         lows = _lows(self.surface)
         traces = _trace(self.surface, lows).tolist()
-        names = [_place(x) + f", tr H = {t:.4g}" * (len(lows) < 3) for x, t in zip(lows, traces)]
+        names = [_place(x) + f", tr H = {rounded(t, 4)}" * (len(lows) < 3) for x, t in zip(lows, traces)]
         return [*zip(names, BASINS), ("elsewhere" if names else "no isolated minimum", ELSEWHERE)]
 
     def _bars(self) -> list[dict[str, Any]]:
@@ -322,23 +322,23 @@ class Landscape(Explorer):
     def text(self) -> str:
         state, ticks = self.state, _ticks(self.state.surface)
         lows, count = _lows(self.surface), len(_lows(self.smoothed))
-        said = f"σ = {state.sigma:g}: the smoothed loss has {count or 'no isolated'} minim{'um' if count == 1 else 'a'}"
+        said = f"σ = {state.sigma:g}: the smoothed loss has {counted(count, 'minimum', 'minima') if count else 'no isolated minima'}"
         said += "".join(f"; {name} from σ = {scale:.3f} on" for scale, name in ticks) + "."
         if not self._ended:
             return said
         if len(lows) > 1:
             trace, sharp = map(torch.Tensor.item, _trace(self.surface, lows).max(0))
-            head = f"In the basin of {_place(lows[sharp])}, tr H = {trace:.4g}, end"
+            head = f"In the basin of {_place(lows[sharp])}, tr H = {rounded(trace, 4)}, end"
             ends = [f"{100 * found[sharp]:.0f} %" for found in self.fractions.values()]
         else:
             head = "Mean loss f (and tr H) at the end"
             ends = [
-                f"{self.surface.value(run.w).mean():.3g} ({_trace(self.surface, run.w).mean():.3g})"
+                f"{rounded(self.surface.value(run.w).mean().item())} ({rounded(_trace(self.surface, run.w).mean().item())})"
                 for run in self._runs.values()
             ]
         return f"{said} {head}: " + ", ".join(f"{Entrant.parse(n).label} {end}" for n, end in zip(self._runs, ends)) + "."
 
 
-def landscape(**changes: Any) -> Landscape:
+def landscape(*given: Any, **changes: Any) -> Landscape:
     """Open a surface beside its smoothed twin: ``landscape(sigma=0.2, methods="sgd,sam,rwp")``."""
-    return Landscape.open(**changes)
+    return Landscape.open(*given, **changes)

@@ -51,7 +51,7 @@ class Trial(Explorer):
     4
     """
 
-    STATE, OPEN, SEED = TrialState, "rwp_edu.lab.trial", "first"
+    STATE, OPEN, SEED, FIRST = TrialState, "rwp_edu.lab.trial", "first", "claim"
     AGAIN = ("New seeds", "random", "test the claim again, with seeds that have not been used")
 
     def __init__(self, state: Values):
@@ -204,6 +204,6 @@ class Trial(Explorer):
         )
 
 
-def trial(**changes: Any) -> Trial:
+def trial(*given: Any, **changes: Any) -> Trial:
     """Test a claim live: ``trial(claim="tuned-weight-decay", seeds=16, budget="half")``."""
-    return Trial.open(**changes)
+    return Trial.open(*given, **changes)

@@ -13,10 +13,10 @@ from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.strokes import LOG, bars, dots, line, titled
 from rwp_edu.lab.subjects import BATCH, SUBJECTS, Making, Subject, making
 from rwp_edu.noise import LAWS
-from rwp_edu.parameters import Parameter, Values
+from rwp_edu.parameters import Parameter, Values, counted, rounded
 
 ACROSS, UP = (-3.5, -0.5), (-14, 2)  # powers of ten
-SIGMAS = tuple(float(s) for s in np.logspace(*ACROSS, 13))
+SIGMAS = tuple(float(f"{s:.3g}") for s in np.logspace(*ACROSS, 13))
 ROUNDS = 6
 POINTS = {"one": "one-point", "two": "two-point"}
 COLOURS = {"one": figures.LOOKS["rwp"][0], "two": figures.LOOKS["nso"][0], "batch": "#E69F00"}
@@ -27,8 +27,8 @@ PARAMETERS: dict[str, Parameter] = {
     for row in (
         Parameter("function", "", "tanh", "whose gradient", choices=tuple(SUBJECTS), title="function",
                   labels=tuple(row.title for row in SUBJECTS.values()), tips=tuple(row.meaning for row in SUBJECTS.values())),
-        Parameter("sigma", "σ", 0.01, "the standard deviation of the noise that the sentence is about", low=10 ** ACROSS[0], high=10 ** ACROSS[1],
-                  slider=(10 ** ACROSS[0], 10 ** ACROSS[1]), log=True, title="scale of the noise"),
+        Parameter("sigma", "σ", 0.01, "the standard deviation of the noise that the sentence is about", low=3e-4, high=0.32,
+                  slider=(SIGMAS[0], SIGMAS[-1]), log=True, values=SIGMAS, title="scale of the noise"),
         Parameter("k", "k", 1, "2k gradients for each: 2k draws, or k pairs", low=1, high=8, slider=(1, 8), step=1, title="pairs"),
         Parameter("law", "", "gaussian", "of the noise", choices=tuple(LAWS), title="law"),
         Parameter("seed", "", 0, "of the noise", high=2**31, title="draw of the noise"),
@@ -37,14 +37,22 @@ PARAMETERS: dict[str, Parameter] = {
 
 
 class TwoPointsState(Values):
-    """All that the picture depends on; every field is a row of ``PARAMETERS``."""
+    """All that the figure depends on; every field is a row of ``PARAMETERS``. σ becomes the nearest of those that are measured.
+
+    >>> TwoPointsState(sigma=0.02).sigma
+    0.0178
+    """
 
     TABLE = PARAMETERS
 
+    def __init__(self, **values: Any):
+        super().__init__(**values)
+        vars(self)["sigma"] = min(SIGMAS, key=lambda s: abs(math.log(s / self.sigma)))
+
     @property
     def place(self) -> int:
-        """The measured σ that is nearest to the marked one."""
-        return min(range(len(SIGMAS)), key=lambda i: abs(math.log(SIGMAS[i] / self.sigma)))
+        """The number of the marked σ."""
+        return SIGMAS.index(self.sigma)
 
     @property
     def run(self) -> tuple[Any, ...]:
@@ -79,7 +87,7 @@ def sentence(state: TwoPointsState, subject: Subject, found: Found) -> str:
         return "measuring"
     one, two = (joined(found[name][i]) for name in POINTS)
     text = (
-        f"The {row.title}, {gradients} gradients each, {state.law} noise with σ = {SIGMAS[i]:.2g}: "
+        f"The {row.title}, {gradients} gradients each, {state.law} noise with σ = {SIGMAS[i]:.3g}: "
         f"{gradients} independent draws have variance {one}, "
     )
     pairs = f"{state.k} pair{'s' * (state.k > 1)}"
@@ -90,21 +98,21 @@ def sentence(state: TwoPointsState, subject: Subject, found: Found) -> str:
         )
     text += f"{pairs} {two}: {_plain(ratio(one, two))} times less."
     expected = subject.theory(SIGMAS[i], state.k, state.law)
-    text += f" The derivatives at w predict {expected[0]:.2g} and {expected[1]:.2g}{row.remark}."
+    text += f" The derivatives at w predict {rounded(expected[0], 2)} and {rounded(expected[1], 2)}{row.remark}."
     if subject.batch is None:
         return text
     gain, batch = one.value - two.value, subject.batch
     verdict = (
         f"is only {100 * gain / batch:.2g} % of it: in training it would be hidden" if gain < batch / 4
-        else f"is {gain / batch:.2g} times that: it would be felt in training"
+        else f"is {rounded(gain / batch, 2)} times that: it would be felt in training"
     )  # fmt: skip
-    return text + f" Mini-batches of {BATCH} have variance {batch:.2g}; what the pair saves {verdict}."
+    return text + f" Mini-batches of {BATCH} have variance {rounded(batch, 2)}; what the pair saves {verdict}."
 
 
 def traces(state: TwoPointsState, subject: Subject | None, found: Found) -> list[dict[str, Any]]:
     """Theory as dashed lines, the mini-batch as a level, measurements as dots."""
     out, gradients = [], 2 * state.k
-    labels = {"one": f"one-point, {gradients} draws", "two": f"two-point, {state.k} pair{'s' * (state.k > 1)}"}
+    labels = {"one": f"one-point, {counted(gradients, 'draw')}", "two": f"two-point, {state.k} pair{'s' * (state.k > 1)}"}
     laws = {"one": "σ²‖H‖²", "two": "σ⁴/2 Σ‖∂ᵢH‖²"}
     for number, name in enumerate(POINTS):
         y = [subject.theory(s, state.k, state.law)[number] for s in SIGMAS] if subject else []
@@ -205,6 +213,6 @@ class TwoPointsLab(Explorer):
         return sentence(self.state, self.subject, self.found) if self.subject else self._doing
 
 
-def two_points(**changes: Any) -> TwoPointsLab:
+def two_points(*given: Any, **changes: Any) -> TwoPointsLab:
     """Open the noise of one- and two-point gradients: ``two_points(function="relu", sigma=0.03, law="rademacher")``."""
-    return TwoPointsLab.open(**changes)
+    return TwoPointsLab.open(*given, **changes)

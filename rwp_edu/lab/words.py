@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from rwp_edu import methods
+from rwp_edu.parameters import counted, rounded
 from rwp_edu.problems import Metric
 from rwp_edu.schedules import scale
 from rwp_edu.settings import COMMON, Entrant, Settings
 from rwp_edu.training import Record
 
+NOTHING = "nothing"
 SCALED = ("sigma", "rho")  # what a schedule of the scale acts on
 METHODS = tuple(f"{row.formula}: {row.meaning}" for row in methods.METHODS.values())
 
@@ -22,7 +25,7 @@ def _lead(better: np.ndarray, worse: np.ndarray, metric: Metric) -> str:
     if len(gap) < 2:
         return ""
     clear = gap.any() and abs(gap.mean()) >= 2.5 * gap.std(ddof=1) / math.sqrt(len(gap))
-    size = f"{10 ** gap.mean():.2g} times lower" if metric.log else f"paired difference {metric.mean(gap)}"
+    size = f"{rounded(10 ** gap.mean(), 2)} times lower" if metric.log else f"paired difference {metric.mean(gap)}"
     return f": {'a clear lead' if clear else 'too close to call'} ({size})"
 
 
@@ -41,7 +44,7 @@ def _of_sensing(label: dict[int, str], last: dict[str, np.ndarray], first: int) 
     far = 10 ** np.log10(last["distance"][fits]).mean()
     if fits == first or not math.isfinite(far):
         return ""
-    return f" {label[fits]} fits its measurements best (training error {last['train_error'][fits].mean():.1g}), yet its distance² is {far:.2g}; WWᵀ = 0 has 1."
+    return f" {label[fits]} fits its measurements best (training error {last['train_error'][fits].mean():.1g}), yet its distance² is {rounded(far, 2)}; WWᵀ = 0 has 1."
 
 
 REMARKS = {"digits": _of_digits, "fine-tuning": _of_digits, "images": _of_digits, "sensing": _of_sensing}
@@ -61,10 +64,10 @@ def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
     lost = f" Diverged and frozen: {', '.join(lost)}." if lost else ""
     standing = [e for e in rows if (record.diverged[e] < 0).any() and np.isfinite(values[e]).all()]
     if not standing:
-        return f"After {last['updates']} updates no method is left: try a smaller learning rate, or less perturbation.{lost}"
+        return f"After {counted(int(last['updates']), 'update')} no method is left: try a smaller learning rate, or less perturbation.{lost}"
     first, *others = sorted(standing, key=lambda e: values[e].mean(), reverse=score.high_is_good)
     said = {e: f"{score.mean(values[e])}{' ' + score.noun if e == first else ''} for {cost[e]}" for e in standing}
-    text = f"After {last['updates']} updates {label[first]} leads with {said[first]} gradients"
+    text = f"After {counted(int(last['updates']), 'update')} {label[first]} leads with {said[first]} {'gradient' if cost[first] == 1 else 'gradients'}"
     if others:
         text += f"; {label[others[0]]} has {said[others[0]]}{_lead(values[first], values[others[0]], score)}"
     text += "."
@@ -72,6 +75,25 @@ def summary(record: Record, shown: tuple[str, ...] | None = None) -> str:
     if others and record.problem.family in REMARKS:
         text += REMARKS[record.problem.family]({e: label[e] for e in standing}, last, first)
     return text + lost
+
+
+def said(prediction: Any) -> str:
+    """Return a prediction as it was filled in: one value, or some by name.
+
+    >>> print(said({"SAM": 0.3, "RWP": ...}))
+    you said: SAM 0.3; RWP nothing
+    """
+    if isinstance(prediction, dict):
+        text = "; ".join(f"{name} {given(value)}" for name, value in prediction.items())
+        empty = all(given(value) == NOTHING for value in prediction.values())
+    else:
+        text, empty = given(prediction), given(prediction) == NOTHING
+    return "you said nothing yet: write your prediction above, and run both cells" if empty else f"you said: {text}"
+
+
+def given(value: Any) -> str:
+    """Return a part of a prediction as text, "nothing" where it was not filled in."""
+    return NOTHING if value is ... or value is None or str(value).strip() in ("", "...") else str(value)
 
 
 def unused(name: str, settings: Settings) -> str:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from rwp_edu.datasets import FOLDER, pictures
 from rwp_edu.models import MODELS, NORMS
-from rwp_edu.parameters import Parameter, unknown
+from rwp_edu.parameters import Parameter, rounded, unknown
 from rwp_edu.problems.digits import POOL, Digits
 from rwp_edu.problems.fine_tuning import KNOWN, FineTuning
 from rwp_edu.problems.fine_tuning import POOL as SHOTS
@@ -54,8 +54,10 @@ class Metric:
 
     def shown(self, value: float) -> str:
         """A value as text."""
+        if not np.isfinite(value):
+            return "not finite"
         if self.log:
-            return f"{self.unit * value:.2g}"
+            return rounded(self.unit * value, 2)
         return f"{self.unit * value:.{self.digits}f}{' %' if self.unit == 100 else ''}"
 
     def mean(self, values: np.ndarray, sign: bool = False) -> str:
@@ -364,10 +366,25 @@ def _like_images(name: str, title: str, **defaults: Any) -> Problem:
         "seeds": {"default": 1},
         "record_every": {"default": 100},
     }
-    own = tuple(replace(p, default=defaults.get(p.name, p.default)) for p in row.parameters)
+    own = tuple(_moved(p, defaults.get(p.name, p.default)) for p in row.parameters)
     return replace(row, name=name, title=title, parameters=own, here=here, like="images")
 
 
+def _moved(p: Parameter, default: Any) -> Parameter:
+    """The parameter with another default, to which its tick "preset" does not move."""
+    return replace(p, default=default, ticks=tuple(tick for tick in p.ticks if tick[1] != "preset" or tick[0] == default))
+
+
+# Of a problem of one's own nothing is known: ticks are numbers, and what holds for every problem.
+OWN_HERE: Mapping[str, Mapping[str, Any]] = {
+    "sigma": {"default": 0.03, "slider": (0.0, 0.1), "ticks": ((0.0, "0"), (0.03, "preset"), (0.1, "0.1"))},
+    "rho": {"default": 0.1, "slider": (0.0, 0.5), "ticks": ((0.05, "published"), (0.1, "preset"), (0.5, "0.5"))},
+    "lam": {"ticks": ((0.0, "clean"), (0.5, "published"), (1.0, "RWP"))},
+    "steps": {"default": 200},
+    "seeds": {"default": 1},
+    "record_every": {"default": 20},
+    "weight_decay": {"default": 0.001},
+}
 TRAINING = ("base", "clip", "precision", "recalibrate", "workers", "threads")
 
 
@@ -411,8 +428,8 @@ def add(
         make=make,
         metrics=metrics if classes else tuple(sorted(metrics, key=lambda m: m.name != "test_loss")),
         panels=row.panels if classes else ("test_loss", "train_loss", "distance", "perturbation"),
-        parameters=tuple(replace(p, default=0) if p.name == "threads" else p for p in row.parameters if p.name in TRAINING),
-        here={**row.here, "seeds": {"default": 1}},
+        parameters=tuple(_moved(p, 0) if p.name == "threads" else p for p in row.parameters if p.name in TRAINING),
+        here=OWN_HERE,
         held_back=() if validation is None else row.held_back if classes else (VALIDATION_LOSS,),
         like="images",
     )
