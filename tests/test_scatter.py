@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from waiting import rest
 
 from rwp_edu.flatness import LOOKS
 from rwp_edu.lab import pools
@@ -246,11 +247,11 @@ def test_the_screen_follows(few):
         view = scatter()
         view._repr_mimebundle_()
         screen = view.screen
-        await asyncio.sleep(0.1)
+        await rest(screen)
         assert "30 runs" in screen.says.value and len(screen.figure.data[1].x) == 6
         screen.choice.value = "rise"
         screen.controls["weight_decay"].input.value = "0.04"
-        await asyncio.sleep(0.3)
+        await rest(screen)
         assert view.state.measure == "rise" and view.found.runs == 10 and "10 runs" in screen.says.value
         assert list(screen.figure.data[0].x) == pytest.approx(list(view.runs.measures["rise"][:6]))
         assert not screen.status.value

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from threading import get_ident
 from typing import Any
 
 import ipywidgets as w
 import numpy as np
 
-from rwp_edu import figures
+from rwp_edu import clock, figures
 from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, headed, toggled
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.live import Live, complaint
@@ -79,7 +78,7 @@ class ExplorerScreen(Live):
         self.obey()
         with one_thread():
             more = self.owner.work()
-            late = self._answers and time.perf_counter() < self._drawn_at + self.patience
+            late = self._answers and clock.now() < self._drawn_at + self.patience
             self.draw(picture=not late)
         return self.owner.pause if more else 0.05 if late else None
 
@@ -133,7 +132,7 @@ class ExplorerScreen(Live):
                 self.figure.update_layout(changed, overwrite=True)
         self._data, self._plan = data, plan
         self._unanswered += drawn
-        self._drawn_at = time.perf_counter()
+        self._drawn_at = clock.now()
 
 
 def _same(a: Any, b: Any) -> bool:

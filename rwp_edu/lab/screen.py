@@ -7,7 +7,6 @@ applies it, steps the run and draws, about ten times a second.
 from __future__ import annotations
 
 import html
-import time
 import weakref
 from threading import get_ident
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 import ipywidgets as w
 import numpy as np
 
-from rwp_edu import figures, methods, problems
+from rwp_edu import clock, figures, methods, problems
 from rwp_edu.lab import words
 from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, plain, toggled
 from rwp_edu.lab.live import Live, complaint, told
@@ -230,7 +229,7 @@ class Screen(Live):
         _running = weakref.ref(self)
         self.running, self._until, self.race.status = True, until, "running"
         self.race._run.background = True
-        self._clock = (time.perf_counter(), self.race._run.updates)
+        self._clock = (clock.now(), self.race._run.updates)
 
     def stop(self, status: str) -> None:
         if self.running:
@@ -289,10 +288,10 @@ class Screen(Live):
             self._train()
         if self.race._run.collect():
             self._next_draw = 0.0
-        began = time.perf_counter()
+        began = clock.now()
         if not self.running or began > self._next_draw + self.patience:
             self.draw()
-            now = time.perf_counter()
+            now = clock.now()
             pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
             self._next_draw = now + max(pause, 4 * (now - began))
         if self.running:
@@ -304,14 +303,14 @@ class Screen(Live):
     def _train(self) -> None:
         run, pace = self.race._run, 0 if self._until else self.race.state.pace
         began, done = self._clock
-        if pace and abs(run.updates - done - (time.perf_counter() - began) * pace) > pace:
-            self._clock = began, done = time.perf_counter(), run.updates  # it was faster, or cannot keep up
-        end = time.perf_counter() + SLICE
+        if pace and abs(run.updates - done - (clock.now() - began) * pace) > pace:
+            self._clock = began, done = clock.now(), run.updates  # it was faster, or cannot keep up
+        end = clock.now() + SLICE
         with threads(run.engine.threads):
-            while not (run.finished and run.whole) and time.perf_counter() < end:
+            while not (run.finished and run.whole) and clock.now() < end:
                 if run.whole and run.updates == self._until:
                     break
-                if run.whole and pace and run.updates >= done + (time.perf_counter() - began) * pace:
+                if run.whole and pace and run.updates >= done + (clock.now() - began) * pace:
                     break
                 run.piece()
         if run.finished and run.whole:
