@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from waiting import wait_until
 
 from rwp_edu import checkpoints
 from rwp_edu.cli import main
@@ -104,24 +105,20 @@ def test_float64(tmp_path):
 
 
 COMMAND = [sys.executable, "-m", "rwp_edu", "train"]
+STOPPED = [sys.executable, str(Path(__file__).with_name("stopped.py"))]
 
 
-def test_a_killed_process_continues_bit_for_bit(tmp_path):
-    asked = ["digits", "--methods", "sgd,arwp,m-rwp", "--seeds", "2", "--steps", "600", "--checkpoint-every", "7"]
-    killed = subprocess.Popen([*COMMAND, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not checkpoints.held(tmp_path / "a"):
-        assert killed.poll() is None
-        time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    at = checkpoints.load(tmp_path / "a").updates
-    assert 0 < at < 600 and at % 7 == 0
-    subprocess.run([*COMMAND, "--resume", tmp_path / "a"], check=True, capture_output=True)
-    subprocess.run([*COMMAND, *asked, "--out", tmp_path / "b"], check=True, capture_output=True)
+@pytest.mark.parametrize("when, at", [(("update", "25"), 21), (("checkpoint", "28"), 21)], ids=["in an update", "as it writes"])
+def test_a_killed_process_continues_bit_for_bit(when, at, tmp_path):
+    asked = ["digits", "--methods", "sgd,arwp,m-rwp", "--seeds", "2", "--steps", "60", "--checkpoint-every", "7", "--threads", "1"]
+    killed = subprocess.run([*STOPPED, "KILL", *when, "train", *asked, "--out", tmp_path / "a"], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert checkpoints.load(tmp_path / "a").updates == at
+    assert main(["train", "--resume", str(tmp_path / "a")]) == main(["train", *asked, "--out", str(tmp_path / "b")]) == 0
     found, whole = (json.loads((tmp_path / name / "record.json").read_text()) for name in "ab")
     for data in (found, whole):
         data.pop("seconds")
-    assert found == whole and found["updates"][-1] == 600
+    assert found == whole and found["updates"][-1] == 60
 
 
 def test_a_table_of_all_that_was_measured(tmp_path):
@@ -159,9 +156,8 @@ def test_a_run_can_be_gone_on_with_from_its_beginning(tmp_path):
     asked = ["digits", "--methods", "sam", "--seeds", "1", "--steps", "1000000", "--checkpoint-every", "1000000"]
     killed = subprocess.Popen([*COMMAND, *asked, "--out", tmp_path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while checkpoints.load(tmp_path).settings.methods != ("sam",):
-            assert killed.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: killed.poll() is not None or checkpoints.load(tmp_path).settings.methods == ("sam",))
+        assert killed.poll() is None
     finally:
         killed.kill()
         killed.wait()

@@ -3,10 +3,11 @@
 import dataclasses
 import gc
 import os
+import signal
 import subprocess
 import sys
 import tarfile
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 import rwp_edu
 from rwp_edu import checkpoints, datasets, flatness, models, problems
+from rwp_edu.cli import main
 from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
 from rwp_edu.problems import own
@@ -565,18 +567,12 @@ def test_cifar(tmp_path):
 
 
 def test_a_killed_process_continues_bit_for_bit(tmp_path):
-    asked = ["images", "--methods", "sgd,m-rwp", "--seeds", "1", "--steps", "60", "--checkpoint-every", "7", "--set", "train=40",
+    asked = ["images", "--methods", "sgd,m-rwp", "--seeds", "1", "--steps", "30", "--checkpoint-every", "7", "--threads", "1", "--set", "train=40",
              "--set", "batch=10", "--set", "width=4", "--set", "norm=batch", "--set", "crop=1", "--set", "swa=0.5", "--set", "test=50"]  # fmt: skip
-    command = [sys.executable, "-m", "rwp_edu", "train"]
-    killed = subprocess.Popen([*command, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not checkpoints.held(tmp_path / "a"):
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.kill()
-    killed.wait()
-    assert 0 < checkpoints.load(tmp_path / "a").updates < 60
-    subprocess.run([*command, "--resume", tmp_path / "a"], check=True, capture_output=True)
-    subprocess.run([*command, *asked, "--out", tmp_path / "b"], check=True, capture_output=True)
+    stopped = [sys.executable, str(Path(__file__).with_name("stopped.py")), "KILL", "update", "18"]
+    killed = subprocess.run([*stopped, "train", *asked, "--out", tmp_path / "a"], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL and checkpoints.load(tmp_path / "a").updates == 14
+    assert main(["train", "--resume", str(tmp_path / "a")]) == main(["train", *asked, "--out", str(tmp_path / "b")]) == 0
     found, whole = (Record.load(tmp_path / name / "record.json").to_dict() for name in "ab")
     assert found.pop("seconds") and whole.pop("seconds") and found == whole
     a, b = (torch.load(tmp_path / name / "networks" / "m-rwp-seed0.pt", weights_only=True) for name in "ab")

@@ -4,6 +4,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from waiting import PATIENCE
 
 from rwp_edu.methods import METHODS
 from rwp_edu.problems import PROBLEMS
@@ -465,7 +466,7 @@ def test_flatness_at_the_end_is_measured_even_if_an_earlier_measurement_goes_on(
     run = Run(small(methods="sgd", steps=30, record_every=10, flatness_every=10))
     run.background = True
     held, look = threading.Event(), run._flatness
-    monkeypatch.setattr(run, "_flatness", lambda w: held.wait(30) and look(w))
+    monkeypatch.setattr(run, "_flatness", lambda w: held.wait(PATIENCE) and look(w))
     for _ in range(30):
         run.step()
     held.set()

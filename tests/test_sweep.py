@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from waiting import PATIENCE
 
 from rwp_edu.cli import main
 from rwp_edu.files import whole
@@ -133,7 +134,7 @@ def left_by_ray(folder):
             return (process / "cmdline").read_bytes()
         return b""
 
-    for _ in range(100):
+    for _ in range(10 * PATIENCE):
         left = [folder] * folder.exists() + [p for p in Path("/proc").glob("[0-9]*") if bytes(folder) in command(p)]
         if not left:
             break
@@ -225,7 +226,6 @@ def test_a_broken_file_is_left_alone_and_its_settings_run_again(tmp_path):
     assert Record.load(kept).entrants and (tmp_path / "run-other.json").read_text() == "not a record"
 
 
-COMMAND = [sys.executable, "-m", "rwp_edu", "sweep"]
 LONG = [
     "digits",
     "--methods",
@@ -242,27 +242,19 @@ LONG = [
 
 
 def stopped(folder, how):
-    """A sweep that is stopped by a signal once its first group is on the disk; its standard error, which ends when the last worker has ended, and exit
-    status. With kill -9 it has workers."""
+    """A sweep that stops itself by a signal once its first group is on the disk; its standard error, which ends when the last worker has ended, and
+    exit status. With kill -9 it has workers."""
     workers = ["--engine", "processes", "--workers", "2"] if how == signal.SIGKILL else []
-    process = subprocess.Popen(
-        [*COMMAND, *LONG, *workers, "--out", str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # what a shell runs in its background is deaf to Ctrl-C
-    )  # fmt: skip
-    for _ in range(4000):
-        if list(folder.glob("run-*.json")) or process.poll() is not None:
-            break
-        time.sleep(0.01)
-    process.send_signal(how)
-    said = process.communicate(timeout=60)
-    return said, process.returncode
+    command = [sys.executable, str(Path(__file__).with_name("stopped.py")), how.name.removeprefix("SIG"), "row", "1", "sweep"]
+    done = subprocess.run([*command, *LONG, *workers, "--out", str(folder)], capture_output=True, text=True)
+    return done.stderr, done.returncode
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_sweep_that_was_stopped_goes_on(how, tmp_path, capsys):
-    (_, err), code = stopped(tmp_path, how)
+    err, code = stopped(tmp_path, how)
     kept = {path.name: path.read_bytes() for path in tmp_path.glob("run-*.json")}
-    assert 1 <= len(kept) < 6, "it was over before it was stopped"
+    assert len(kept) == 1
     if how == signal.SIGINT:
         assert code == 130 and "the same command goes on" in err and (tmp_path / "sweep.json").exists()
     else:
@@ -273,17 +265,24 @@ def test_a_sweep_that_was_stopped_goes_on(how, tmp_path, capsys):
     assert len(list(tmp_path.glob("run-*.json"))) == 6
 
 
-def test_a_worker_that_is_killed_loses_no_answer(monkeypatch):
+def test_a_worker_that_is_killed_loses_no_answer(monkeypatch, tmp_path):
     pytest.importorskip("joblib")
 
+    heard, found = tmp_path / "heard", {}
+
     def numbered(i, task):
-        time.sleep(0.3 * i)
+        while i and not heard.exists():
+            time.sleep(0.01)
         if i == 1:
             os.kill(os.getpid(), signal.SIGKILL)
+        if i:
+            time.sleep(PATIENCE)
         return i, {"done": task}
 
     monkeypatch.setattr(engines, "_numbered", numbered)
-    found = dict(engines.processes(["a", "b", "c", "d"], 2, None, lambda part: None))
+    for i, answer in engines.processes(["a", "b", "c", "d"], 2, None, lambda part: None):
+        found[i] = answer
+        heard.touch()
     assert found[0] == {"done": "a"} and [*found] == [0, 1, 2, 3]
     assert all("a worker process was killed" in found[i]["failed"] for i in (1, 2, 3))
 
