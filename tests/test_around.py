@@ -165,7 +165,8 @@ def test_a_slice_comes_in_parts(race, monkeypatch, ticks):
         np.testing.assert_allclose(part, right, rtol=1e-5, atol=1e-6)
 
 
-def test_what_was_begun_goes_on(race):
+def test_what_was_begun_goes_on(race, ticks):
+    ticks(0.75 * around.TURN)
     view = race.around()
     view.work()
     part = view._begun[view._plane_key].part

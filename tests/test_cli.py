@@ -226,6 +226,7 @@ def hears_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_a_real_ctrl_c(tmp_path):
     command = [
         sys.executable,
@@ -456,6 +457,7 @@ def test_lab_serves_the_notebooks_to_those_with_the_token(server):
     assert "tree/00_start_here.ipynb?token=" in server["log"].read_text()
 
 
+@pytest.mark.slow
 def test_lab_opens_the_first_notebook_and_says_nothing_else(server):
     if not shutil.which("chromium"):
         pytest.skip("chromium is not on the PATH")
@@ -473,6 +475,7 @@ def test_lab_opens_the_first_notebook_and_says_nothing_else(server):
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         page = browser.new_page()
+        page.set_default_timeout(1000 * PATIENCE)
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(first)
@@ -485,6 +488,7 @@ def test_lab_opens_the_first_notebook_and_says_nothing_else(server):
         browser.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["methods"], ["reproduce"], ["train", "digits", "--steps", "1", "--seeds", "1"]])
 def test_whoever_reads_may_leave_early(command):
     """As with ``rwp-edu methods | head -1``: no complaint."""
@@ -494,6 +498,7 @@ def test_whoever_reads_may_leave_early(command):
     assert process.wait() == 0 and "Error" not in complaints and "Broken pipe" not in complaints
 
 
+@pytest.mark.slow
 def test_a_claim_that_fails_leaves_the_others(monkeypatch, capsys):
     from rwp_edu import evidence
 

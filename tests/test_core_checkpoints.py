@@ -60,6 +60,7 @@ def whole_of(problem):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("at", [0, 7, 24])
 def test_a_run_continues_bit_for_bit(problem, at, tmp_path):
@@ -108,6 +109,7 @@ COMMAND = [sys.executable, "-m", "rwp_edu", "train"]
 STOPPED = [sys.executable, str(Path(__file__).with_name("stopped.py"))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("when, at", [(("update", "25"), 21), (("checkpoint", "28"), 21)], ids=["in an update", "as it writes"])
 def test_a_killed_process_continues_bit_for_bit(when, at, tmp_path):
     asked = ["digits", "--methods", "sgd,arwp,m-rwp", "--seeds", "2", "--steps", "60", "--checkpoint-every", "7", "--threads", "1"]
@@ -132,6 +134,7 @@ def test_a_table_of_all_that_was_measured(tmp_path):
     assert float(last["test_accuracy"]) == record.test_accuracy[-1, 1, 1]
 
 
+@pytest.mark.slow
 def test_a_run_that_was_begun_is_not_replaced_by_another(tmp_path):
     def train(*arguments):
         return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
@@ -150,6 +153,7 @@ def test_a_run_that_was_begun_is_not_replaced_by_another(tmp_path):
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == done
 
 
+@pytest.mark.slow
 def test_a_run_can_be_gone_on_with_from_its_beginning(tmp_path):
     """What is in the folder is of this run, from the first moment on."""
     checkpoints.save(run_of("digits", methods="sgd", steps=5), tmp_path)

@@ -64,6 +64,7 @@ def same(a, b):
     return all(map(torch.equal, a.standing(), b.standing()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("method", METHODS)

@@ -129,6 +129,7 @@ def printed(code: str) -> float:
     return float(out.getvalue().split()[-1])
 
 
+@pytest.mark.slow
 def test_copied_code_is_a_program_of_its_own():
     lab = rwp_edu.lab.race(methods="m-rwp", seeds=1, steps=60, seed=3)
     lab.run()
@@ -136,6 +137,7 @@ def test_copied_code_is_a_program_of_its_own():
     assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*METHODS, *VARIANTS, "rsam:sigma=0.2:scale=cosine"])
 def test_copied_code_runs_as_pasted_and_repeats_the_run(method):
     lab = rwp_edu.lab.race(methods=method, seeds=1, steps=60, seed=3)
@@ -173,6 +175,7 @@ def test_copied_code_of_pictures_repeats_the_run(changes):
     assert printed(lab.code()) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_runs(name):
     lab = rwp_edu.lab.race(seeds=2)
@@ -284,6 +287,7 @@ def test_a_lesson_with_one_slider_makes_nothing_that_is_folded():
     assert made.count("AccordionModel") == 1  # the code and the record
 
 
+@pytest.mark.slow
 def test_live_loop_starts_obeys_and_stops(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from waiting import PATIENCE
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted({path.stem for pattern in ("*.py", "*.ipynb") for path in FOLDER.glob(pattern)})
@@ -173,7 +174,7 @@ def run(notebook, home):
         "-m",
         "pytest",
         "--nbmake",
-        "--nbmake-timeout=300",
+        f"--nbmake-timeout={PATIENCE}",
         "--override-ini=addopts=",
         "-p",
         "no:cacheprovider",
@@ -186,12 +187,14 @@ def run(notebook, home):
     return subprocess.run([*command, str(notebook)], check=False, env=env, cwd=notebook.parent, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 @each
 def test_notebook_runs(name, tmp_path):
     done = run(FOLDER / f"{name}.ipynb", tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_notebook_that_raises_fails(tmp_path):
     done = run(written(tmp_path, SCRIPT.replace("x = 1\n", "x = 2\n")), tmp_path)
     assert done.returncode == 1 and "AssertionError" in done.stdout

@@ -28,6 +28,7 @@ def lab():
     return race(steps=20, record_every=10, seeds=1, methods="sgd")
 
 
+@pytest.mark.slow
 def test_a_folder_is_opened_and_the_race_that_was_left_waits(lab, folder):
     screen = lab.screen
     assert not shown(screen.opening.box)

@@ -122,6 +122,7 @@ def test_every_method_equals_one_process_bit_for_bit(two):
             assert evaluated[0] - evaluated[1] in (0, 4), name
 
 
+@pytest.mark.slow
 def test_more_ranks_than_points(four):
     found = four(compared, ["sam", "m-rwp", "nso"], 3, {"k": 3})
     assert all(equal for own in found for equal, _ in own.values())
@@ -141,6 +142,7 @@ def long(rank, steps):
     return hashes
 
 
+@pytest.mark.slow
 def test_replicas_are_bit_identical_after_1000_steps(two):
     first, second = two(long, 1000)
     assert first == second and len(set(first)) == 10
@@ -360,6 +362,7 @@ def sharded(rank, method, shards, steps):
     return far / moved, max(abs(a - b) for a, b in zip(losses, alone)), parallel._hash(made.model.parameters())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, shards", [("m-rwp", 2), ("m-rwp", 4), ("sam", 4), ("sam", 2), ("nso", 2)])
 def test_shards_average_to_the_gradient_of_the_whole_batch(four, method, shards):
     found = four(sharded, method, shards, 5)
@@ -386,6 +389,7 @@ def masks(rank, shards):
     return seen, (here.worker, here.shard), torch.rand(3)
 
 
+@pytest.mark.slow
 def test_dropout_has_one_mask_per_shard_at_all_points(four):
     found = four(masks, 2)
     by_shard = {0: [], 1: []}
@@ -413,6 +417,7 @@ def cut_wrongly(rank):
     return said
 
 
+@pytest.mark.slow
 def test_shards_have_to_be_equal(four):
     for said in four(cut_wrongly):
         assert "divide the number of ranks, which is 4; got 3" in said[0] and "got 0" in said[1]
@@ -566,6 +571,7 @@ def torchrun(folder, mischief, *options):
     return subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_and_the_restart_from_a_checkpoint(tmp_path):
     """The end is that of one process that nobody has disturbed."""
     done = torchrun(tmp_path, "die", "--max-restarts", "1")
@@ -616,6 +622,7 @@ except parallel.WorkerLost as error:
 """
 
 
+@pytest.mark.slow
 def test_a_rank_that_dies_is_told_of_by_the_others(tmp_path):
     command = [sys.executable, "-c", DIES]
     started = [
@@ -627,6 +634,7 @@ def test_a_rank_that_dies_is_told_of_by_the_others(tmp_path):
     assert "update 3, weights as before: True; rank 0 has lost another worker in the middle of a step" in said
 
 
+@pytest.mark.slow
 def test_a_rank_that_does_not_answer_ends_the_job_with_a_message(tmp_path):
     done = torchrun(tmp_path, "hang")
     assert done.returncode != 0

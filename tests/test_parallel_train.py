@@ -12,6 +12,8 @@ import torch
 
 from rwp_edu.cli import main
 
+pytestmark = pytest.mark.slow
+
 ASKED = ["images", "--methods", "sam,m-rwp", "--seeds", "1", "--set", "train=40", "--set", "batch=10", "--set", "width=4", "--set", "test=50"]
 TRAIN = ["-m", "rwp_edu", "train"]
 

@@ -121,6 +121,7 @@ def broken(function, calls, error):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 @pytest.mark.parametrize("where", ["training", "a measurement of flatness", "the record"])
 def test_after_an_interrupt_it_goes_on_where_it_was(where, error, monkeypatch):
@@ -195,6 +196,7 @@ def few(monkeypatch):
     monkeypatch.setattr(pools, "_POOLS", {})
 
 
+@pytest.mark.slow
 def test_it_trains_in_slices_and_once(few):
     view = scatter()
     assert view.text.startswith("training 30 runs on 300 digits") and view.found is None
@@ -205,6 +207,7 @@ def test_it_trains_in_slices_and_once(few):
     assert not scatter(labels="clean").work()  # both kinds are made
 
 
+@pytest.mark.slow
 def test_controls_choose_what_is_compared(few):
     view = scatter()
     view.finish()
@@ -231,6 +234,7 @@ def test_the_right_end_of_the_slider_is_all():
     assert high == math.log10(ALL) and (high - low) / 0.05 == pytest.approx(round((high - low) / 0.05), abs=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", LABELS)
 def test_every_picture_is_a_figure(few, labels):
     for measure in MEASURES:
@@ -242,6 +246,7 @@ def test_every_picture_is_a_figure(few, labels):
         assert low < view.runs.measures[measure].min() and view.runs.measures[measure].max() < high
 
 
+@pytest.mark.slow
 def test_the_screen_follows(few):
     async def live():
         view = scatter()

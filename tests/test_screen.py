@@ -33,6 +33,7 @@ def turn(screen, name: str = "", value=None) -> None:
 # From Python, while it trains
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, status",
     [
@@ -66,6 +67,7 @@ def test_what_was_left_while_it_trained_waits_as_paused():
     assert lab.status == "paused" and lab._run.updates
 
 
+@pytest.mark.slow
 def test_going_slower_goes_on_from_here(ticks):
     ticks(0.0002)
     lab = running()
@@ -141,6 +143,7 @@ def test_errors_are_text():
 # What the widgets show
 
 
+@pytest.mark.slow
 def test_a_measure_that_a_problem_does_not_have():
     lab = rwp_edu.lab.race(problem="fine-tuning", third="pac_bayes", **SMALL)
     lab.screen.draw()
@@ -248,6 +251,7 @@ def widgets() -> int:
     return len(ipywidgets.Widget.get_manager_state()["state"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("open_lab", [lambda: rwp_edu.lab.race(**SMALL), lambda: rwp_edu.lab.landscape(methods="sgd,rwp")])
 def test_a_cell_that_is_run_again_closes_what_it_showed_before(shell, open_lab):
     async def scene():

@@ -185,6 +185,7 @@ def test_kurtosis_is_that_of_the_laws():
         assert abs(fourth.mean().item() - 3 - kurtosis) <= 4 * fourth.std().item() / 1000
 
 
+@pytest.mark.slow
 def test_networks_are_trained_and_know_their_mini_batches(network):
     name, it = network
     assert it.loss(it.w[None]).item() < 0.8 and it.w.dtype == torch.float64
@@ -241,6 +242,7 @@ def test_nothing_is_left_of_a_quadratic():
     assert finished(function="quartic", law="rademacher").text.count("exactly 0") == 1
 
 
+@pytest.mark.slow
 def test_what_is_said_about_a_network(monkeypatch):
     monkeypatch.setattr(subjects, "_MADE", {})
     lab = rwp_edu.lab.two_points(function="tanh", sigma=0.01)
@@ -340,6 +342,7 @@ def test_screen_of_smoothing():
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_screen_of_two_points_works_by_itself():
     async def scene():
         lab = rwp_edu.lab.two_points(function="quadratic")

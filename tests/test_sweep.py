@@ -107,6 +107,7 @@ def test_a_sweep_gives_what_the_run_gives():
         assert np.array_equal(row.last("train_loss"), run.record.rows[-1]["train_loss"][k])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [e for e in ENGINES if e != "batched"])
 def test_all_engines_give_the_same_records(engine, monkeypatch):
     pytest.importorskip({"processes": "joblib", "ray": "ray"}[engine])
@@ -250,6 +251,7 @@ def stopped(folder, how):
     return done.stderr, done.returncode
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=["kill -9", "Ctrl-C"])
 def test_a_sweep_that_was_stopped_goes_on(how, tmp_path, capsys):
     err, code = stopped(tmp_path, how)
@@ -320,6 +322,7 @@ def test_where_nothing_is_held_back_seeds_that_choose_do_not_report():
     assert made([[0.9], [0.8]], problem="sensing").chosen() == {} and "nothing can be chosen" in made([[0.9]], problem="sensing").rule
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("validation", "seeds"), [(100, 1), (0, 2)])
 def test_a_sweep_on_pictures_chooses_by_those_held_back_if_there_are_any(validation, seeds):
     base = {"train": 40, "test": 50, "validation": validation, "steps": 2, "width": 4, "batch": 10}
@@ -375,6 +378,7 @@ def real(tmp_path_factory):
     )
 
 
+@pytest.mark.slow
 def test_the_heat_map_shows_the_scores(real):
     found = real[2]
     x, y, z = table(found, "m-rwp", "sigma", "lam")
