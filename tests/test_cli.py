@@ -446,6 +446,7 @@ def server(tmp_path_factory):
             process.wait(PATIENCE)
 
 
+@pytest.mark.slow
 def test_lab_serves_the_notebooks_to_those_with_the_token(server):
     assert server["port"] == server["asked"] and len(server["token"]) >= 32
     contents = f"{server['url']}api/contents"

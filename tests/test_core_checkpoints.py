@@ -124,7 +124,7 @@ def test_a_killed_process_continues_bit_for_bit(when, at, tmp_path):
 
 
 def test_a_table_of_all_that_was_measured(tmp_path):
-    subprocess.run([*COMMAND, "digits", "--methods", "sgd,rwp", "--seeds", "2", "--steps", "20", "--out", tmp_path], check=True, capture_output=True)  # fmt: skip
+    assert main(["train", "digits", "--methods", "sgd,rwp", "--seeds", "2", "--steps", "20", "--out", str(tmp_path)]) == 0
     with open(tmp_path / "record.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     record = Record.load(tmp_path / "record.json")
@@ -134,22 +134,21 @@ def test_a_table_of_all_that_was_measured(tmp_path):
     assert float(last["test_accuracy"]) == record.test_accuracy[-1, 1, 1]
 
 
-@pytest.mark.slow
-def test_a_run_that_was_begun_is_not_replaced_by_another(tmp_path):
+def test_a_run_that_was_begun_is_not_replaced_by_another(tmp_path, capsys):
     def train(*arguments):
-        return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+        return main(["train", *map(str, arguments)]), capsys.readouterr().err
 
     begun = run_of("digits", methods="sgd", steps=50)
     begun.advance(20)
     path = checkpoints.save(begun, tmp_path)
     kept = path.read_bytes()
-    found = train("digits", "--methods", "rwp", "--steps", "10", "--out", tmp_path)
-    assert found.returncode == 2 and "holds a run of digits that is at update 20 of 50: go on with it by --resume" in found.stderr
+    code, said = train("digits", "--methods", "rwp", "--steps", "10", "--out", tmp_path)
+    assert code == 2 and "holds a run of digits that is at update 20 of 50: go on with it by --resume" in said
     assert path.read_bytes() == kept and [p.name for p in tmp_path.iterdir()] == [checkpoints.FILE]
-    assert train("--resume", tmp_path).returncode == 0 and checkpoints.load(tmp_path).updates == 50
+    assert train("--resume", tmp_path)[0] == 0 and checkpoints.load(tmp_path).updates == 50
     done = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    found = train("digits", "--methods", "rwp", "--steps", "10", "--seeds", "1", "--out", tmp_path)
-    assert found.returncode == 2 and "holds a run of digits that is at update 50 of 50: give --out another folder" in found.stderr
+    code, said = train("digits", "--methods", "rwp", "--steps", "10", "--seeds", "1", "--out", tmp_path)
+    assert code == 2 and "holds a run of digits that is at update 50 of 50: give --out another folder" in said
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == done
 
 

@@ -111,6 +111,7 @@ def compared(rank, methods, steps, hyper, device="cpu"):
     return out
 
 
+@pytest.mark.slow
 def test_every_method_equals_one_process_bit_for_bit(two):
     found = two(compared, list(METHODS), 4, {"k": 3})
     for name, row in METHODS.items():
@@ -159,6 +160,7 @@ def places(rank):
     return noise, [w - before for w in one.asked]
 
 
+@pytest.mark.slow
 def test_every_point_has_its_own_noise_and_each_is_asked_once(two):
     (a, wanted), (b, _) = two(places)
     assert len(a) == len(b) == 2
@@ -178,6 +180,7 @@ def standing_still(rank):
     ]
 
 
+@pytest.mark.slow
 def test_no_drift(two):
     assert two(standing_still) == [True, True]
 
@@ -199,6 +202,7 @@ def counted(rank, method):
     return calls
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["m-rwp", "sam", "nso"])
 def test_one_collective_per_round(two, method):
     assert two(counted, method) == [["gather"] * 3 * METHODS[method].cost().rounds] * 2
@@ -245,6 +249,7 @@ def failing(rank, method, who, call, error):
     return said, undone, same(list(ours.values()), list(one.model.state_dict().values()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method, who, call", [("m-rwp", 1, 1), ("m-rwp", 0, 1), ("sam", 0, 2), ("nso", 1, 2), ("nso", 0, 1)])
 def test_a_closure_that_raises_undoes_the_step_on_all(two, method, who, call):
     found = two(failing, method, who, call, "raise")
@@ -255,12 +260,14 @@ def test_a_closure_that_raises_undoes_the_step_on_all(two, method, who, call):
         assert rank == who or f"rank {who} raised KeyError: 'the data are gone'" in text
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_the_same_error_everywhere(two):
     found = two(failing, "m-rwp", 1, 1, "nan")
     assert [said[0] for said, *_ in found] == ["FloatingPointError"] * 2 and all(undone and on for _, undone, on in found)
     assert "rank 1 raised FloatingPointError: the loss is nan" in found[0][0][1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error, got", [("none", "got None"), ("vector", "got tensor")])
 def test_a_closure_that_returns_no_loss_is_told_of_on_all(two, error, got):
     found = two(failing, "m-rwp", 1, 1, error)
@@ -291,6 +298,7 @@ def unequal(rank, what):
     [("weights", "other weights (call torch.manual_seed"), ("hyper", "other hyper-parameters"), ("method", "another method"),
      ("noise", "another state of the noise"), ("buffers", "other buffers"), ("momentum", "another state of the base optimizer")],
 )  # fmt: skip
+@pytest.mark.slow
 def test_an_unequal_start_is_an_error_on_all_ranks(two, what, says):
     (said, left), (other, _) = two(unequal, what)
     assert said == other and f"rank 1 has {says}" in said and left is None
@@ -343,6 +351,7 @@ def loaded(rank):
     return goes_on, copied._shared is None, parallel.alone(second.optimizer)._shared is None, drift
 
 
+@pytest.mark.slow
 def test_several_optimizers_and_a_state_loaded_afterwards(two):
     for goes_on, copied, alone, drift in two(loaded):
         assert goes_on and copied and alone and "rank 1 has other weights" in drift
@@ -472,6 +481,7 @@ def data_parallel(rank, method, choice):
     return (flat(made.model) - flat(one.model)).abs().max().item(), parallel._hash(made.model.parameters()), flat(one.model)
 
 
+@pytest.mark.slow
 def test_data_parallel_and_the_two_perturbations_of_sam(two):
     ends = {}
     for method, choice in (("rwp", ""), ("sam", "synchronised"), ("sam", "per rank")):
@@ -498,6 +508,7 @@ def refused(rank):
     return said
 
 
+@pytest.mark.slow
 def test_a_perturbation_per_rank_is_refused_where_replicas_would_part(two):
     for said in two(refused):
         assert "gsam would part" in said[0] and "DistributedDataParallel, got Sequential" in said[1] and "one step" in said[2]
@@ -654,6 +665,7 @@ def test_nccl(tmp_path, size):
     assert all(equal for own in found for equal, _ in own.values())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not gpus, reason="needs a CUDA GPU")
 def test_gloo_with_models_on_one_gpu(two):
     found = two(compared, ["m-rwp", "sam", "nso"], 4, {"k": 2}, "cuda:0")

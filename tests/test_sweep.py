@@ -227,6 +227,7 @@ def test_a_broken_file_is_left_alone_and_its_settings_run_again(tmp_path):
     assert Record.load(kept).entrants and (tmp_path / "run-other.json").read_text() == "not a record"
 
 
+COMMAND = [sys.executable, "-m", "rwp_edu", "sweep"]
 LONG = [
     "digits",
     "--methods",
@@ -267,6 +268,7 @@ def test_a_sweep_that_was_stopped_goes_on(how, tmp_path, capsys):
     assert len(list(tmp_path.glob("run-*.json"))) == 6
 
 
+@pytest.mark.slow
 def test_a_worker_that_is_killed_loses_no_answer(monkeypatch, tmp_path):
     pytest.importorskip("joblib")
 
@@ -393,6 +395,7 @@ def test_the_heat_map_shows_the_scores(real):
         table(found, "m-rwp", "sigmaa", "lam")
 
 
+@pytest.mark.slow
 def test_parallel_coordinates_have_a_line_per_setting(real):
     method, sigma, lam, score, worth = parallel(real[2]).data[0].dimensions
     assert list(method.values) == [0] + [1] * 6 and list(sigma["values"]) == [-1, 0, 0, 1, 1, 2, 2]
@@ -400,6 +403,7 @@ def test_parallel_coordinates_have_a_line_per_setting(real):
     assert list(worth["values"]) == pytest.approx([100 * row.last("test_accuracy").mean() for row in real[2].rows])
 
 
+@pytest.mark.slow
 def test_curves_take_the_best_of_what_else_is_in_the_grid(real):
     sgd, mixed = curves(real[2], "sigma").data
     score = {r.point.values: 100 * r.last("validation_accuracy").mean() for r in real[2].rows}
@@ -412,6 +416,7 @@ def test_a_page_of_runs_that_all_diverged():
     assert "Sweep on digits" in page(found) and len(parallel(found).data[0].dimensions[0]["values"]) == 0
 
 
+@pytest.mark.slow
 def test_the_command_keeps_everything(real):
     folder, done, found = real
     rows = list(csv.DictReader((folder / "results.csv").open()))
