@@ -6,7 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from torch import nn
 from waiting import Loop
 
@@ -15,7 +15,9 @@ from rwp_edu.methods import METHODS, PARAMETERS
 from rwp_edu.optim import OPTIMIZERS
 from rwp_edu.points import Layout
 
-settings.register_profile("reproducible", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile(
+    "reproducible", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, max_examples=50
+)
 settings.load_profile("reproducible")
 
 

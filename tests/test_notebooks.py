@@ -181,6 +181,7 @@ def run(notebook, home):
     ]
     env = os.environ | {
         "RWP_EDU_HEADLESS_STEPS": "20",
+        "OMP_NUM_THREADS": "1",  # as many notebooks as cores run at a time
         "IPYTHONDIR": str(home / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
     }
