@@ -10,12 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rwp_edu import clock
 from rwp_edu.methods import METHODS
 from rwp_edu.points import At, Conversation, Layout
 
@@ -65,7 +65,7 @@ def update(w: list[Tensor], groups: list[Group], layout: Layout, gradients: Grad
     while talks:
         asked: dict[int, list[At]] = {}
         for i, talk in list(talks.items()):
-            began = perf_counter()
+            began = clock.now()
             try:
                 asked[i] = list(talk.send(answers[i]))
                 if measure:
@@ -75,13 +75,13 @@ def update(w: list[Tensor], groups: list[Group], layout: Layout, gradients: Grad
             except StopIteration as end:
                 combined[i] = end.value
                 del talks[i]
-            groups[i].seconds += perf_counter() - began
+            groups[i].seconds += clock.now() - began
         points = [at for i in asked for at in asked[i]]
         if not points:
             break
-        began = perf_counter()
+        began = clock.now()
         found = iter(gradients(points, [groups[i] for i in asked for _ in asked[i]]))
-        share = (perf_counter() - began) / float(sum(Fraction(1, at.of) for at in points))
+        share = (clock.now() - began) / float(sum(Fraction(1, at.of) for at in points))
         for i, own in asked.items():
             answers[i] = [next(found) for _ in own]
             work = sum(Fraction(1, at.of) for at in own)
@@ -154,13 +154,13 @@ class Batched:
             g = torch.zeros_like(w)
             for e, gradient in zip(alive, found):
                 g[e] = gradient
-            began = perf_counter()
+            began = clock.now()
             lr, momentum, weight_decay, swa = self.hyper.values()
             self.base.step(g.view_as(self.base.w), lr * lr_factor, momentum, weight_decay)
             if self.averages:
                 self._average(progress >= swa)
         for group in groups:
-            group.seconds += (perf_counter() - began) / len(groups)
+            group.seconds += (clock.now() - began) / len(groups)
         return iter(())
 
     def _average(self, begun: Tensor) -> None:

@@ -11,12 +11,12 @@ import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rwp_edu import clock
 from rwp_edu.batched import Group
 from rwp_edu.machine import cores
 from rwp_edu.methods import METHODS, Cost
@@ -218,9 +218,9 @@ class OneByOne:
         for e, (group, hyper, cost) in zip(alive, settled):
             todo = [runner for runner in self.runners[e] if runner.alive and runner.updates == done]
             for runner in todo:
-                began = perf_counter()
+                began = clock.now()
                 runner.step(hyper, cost, hyper["lr"] * lr_factor, hyper["swa"] < 1 and progress >= hyper["swa"], measure)
-                group.seconds += perf_counter() - began
+                group.seconds += clock.now() - began
                 yield
             group.work += cost.work if todo else 0
             if measure:

@@ -8,7 +8,6 @@ follow the norms of the weights move with them (1712.09913).
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -16,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from rwp_edu import clock
 from rwp_edu.noise import LAWS, generator
 from rwp_edu.objective import Objective
 from rwp_edu.parameters import unknown
@@ -156,8 +156,8 @@ class Filling:
 
     def work(self, seconds: float = math.inf) -> None:
         """Go on for about so long."""
-        end, spanned = time.perf_counter() + seconds, torch.cat([self.plane.origin[None], self.plane.axes])
-        while self.part < 1 and time.perf_counter() < end:
+        end, spanned = clock.now() + seconds, torch.cat([self.plane.origin[None], self.plane.axes])
+        while self.part < 1 and clock.now() < end:
             self._values.append(self.objective.combined(spanned, self._asked[len(self._values)]))
 
     @property

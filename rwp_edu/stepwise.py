@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Generator
-from time import perf_counter
 from typing import Any
+
+from rwp_edu import clock
 
 
 def stepwise(function: Callable[..., Generator[None, None, Any]]) -> Callable[..., Any]:
@@ -33,10 +34,10 @@ def stepwise(function: Callable[..., Generator[None, None, Any]]) -> Callable[..
 
 def go_on(steps: Generator[None, None, Any], seconds: float = float("inf")) -> list[Any]:
     """Go on for about so many seconds, a step at least; the result in a list, which is empty as long as there is none."""
-    until = perf_counter() + seconds
+    until = clock.now() + seconds
     try:
         next(steps)
-        while perf_counter() < until:
+        while clock.now() < until:
             next(steps)
         return []
     except StopIteration as end:

@@ -13,13 +13,12 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
 
-from rwp_edu import problems
+from rwp_edu import clock, problems
 from rwp_edu.batched import Batched, Group
 from rwp_edu.files import whole
 from rwp_edu.methods import METHODS
@@ -409,10 +408,10 @@ class Run:
     def _flatness(self, w: torch.Tensor) -> dict[str, np.ndarray]:
         from rwp_edu.flatness import LOOKS
 
-        began, look = perf_counter(), LOOKS[self.record.problem.family]
+        began, look = clock.now(), LOOKS[self.record.problem.family]
         with torch.no_grad():
             found = [look(self.problem, weights) for weights in w]
-        self.flatness_seconds += perf_counter() - began
+        self.flatness_seconds += clock.now() - began
         return {name: np.stack([f[name].cpu().numpy() for f in found]).astype(float) for name in found[0]}
 
     @property

@@ -1,3 +1,4 @@
+import asyncio
 import itertools
 import os
 import pickle
@@ -5,14 +6,18 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from torch import nn
+from waiting import Loop
 
+from rwp_edu import clock
 from rwp_edu.methods import METHODS, PARAMETERS
 from rwp_edu.optim import OPTIMIZERS
 from rwp_edu.points import Layout
 
-settings.register_profile("reproducible", deadline=None, derandomize=True, max_examples=50)
+settings.register_profile(
+    "reproducible", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, max_examples=50
+)
 settings.load_profile("reproducible")
 
 
@@ -37,6 +42,34 @@ def pytest_xdist_make_scheduler(config, log):
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)
+
+
+# RWP_EDU_TEST_CLOCK=20 pytest ...: the clocks of the labs go 20 times as fast, as on a machine that is so much slower; 0.05: on one
+# that is 20 times faster. The tests must not mind.
+SPEED = float(os.environ.get("RWP_EDU_TEST_CLOCK", 1))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def speed():
+    if SPEED == 1:
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        now = clock.now
+        patch.setattr(clock, "now", lambda: SPEED * now())
+        patch.setattr(asyncio.events, "new_event_loop", lambda: Loop(SPEED))
+        yield
+
+
+@pytest.fixture
+def ticks(monkeypatch):
+    """``ticks(seconds)``: from now on the clock of the labs moves by so much whenever it is read, and no more."""
+
+    def begin(seconds):
+        start, readings = clock.now(), itertools.count(1)
+        monkeypatch.setattr(clock, "now", lambda: start + seconds * next(readings))
+
+    return begin
 
 
 @pytest.fixture

@@ -148,13 +148,12 @@ def test_this_setting_is_a_line_that_opens_it_again(race):
     assert race.around(entrant="rwp", along="eigenvectors").snippet == "race.around(entrant='rwp', along='eigenvectors')"
 
 
-def test_a_slice_comes_in_parts(race, monkeypatch):
+def test_a_slice_comes_in_parts(race, monkeypatch, ticks):
     """Of some hundredths of a second: with a clock that goes that far at every look, a few points a turn."""
     monkeypatch.setattr(around, "GRID", 5)
     whole = race.around(entrant="rwp")
     whole.finish()
-    seconds = iter(range(10**6))
-    monkeypatch.setattr(slices.time, "perf_counter", lambda: 0.75 * around.TURN * next(seconds))
+    ticks(0.75 * around.TURN)
     view, said = race.around(entrant="rwp"), []
     while view.found is None:
         assert view.work()
@@ -167,7 +166,8 @@ def test_a_slice_comes_in_parts(race, monkeypatch):
         np.testing.assert_allclose(part, right, rtol=1e-5, atol=1e-6)
 
 
-def test_what_was_begun_goes_on(race):
+def test_what_was_begun_goes_on(race, ticks):
+    ticks(0.75 * around.TURN)
     view = race.around()
     view.work()
     part = view._begun[view._plane_key].part

@@ -50,6 +50,7 @@ def test_the_race_is_stepped_and_its_metrics_are_not_measured(monkeypatch):
     assert run.settings.record_every > bench.UPDATES * (1 + max(r.pairs for r in ROWS))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [None, *METHODS])
 def test_loops_train(method, monkeypatch):
     monkeypatch.setattr(bench, "UPDATES", 150)

@@ -14,7 +14,10 @@ NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "00_start_here.ipynb"
 # Folders with another ipykernel each, made with `pip install --target`: the live path, tests named live_, is tested on every one.
 KERNELS = ["", *filter(None, os.environ.get("RWP_EDU_IPYKERNELS", "").split(os.pathsep))]
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
+]
 
 
 @pytest.fixture(scope="module", params=KERNELS, ids=lambda folder: Path(folder).name or "installed")

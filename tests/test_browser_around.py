@@ -6,7 +6,10 @@ import pytest
 
 from rwp_edu.lab.browser import chromium, click_until, python, showing, until
 
-pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
+]
 SOURCE = "import rwp_edu\nlab = rwp_edu.lab.race(methods='sgd,sam,rwp', seeds=2, third='trace', steps=100_000)\nlab"
 
 

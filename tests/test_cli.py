@@ -8,12 +8,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 import pytest
+from waiting import PATIENCE, wait_until
 
 from rwp_edu import __version__, training
 from rwp_edu.cli import COMMANDS, lab, main
@@ -226,6 +226,7 @@ def hears_ctrl_c():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+@pytest.mark.slow
 def test_a_real_ctrl_c(tmp_path):
     command = [
         sys.executable,
@@ -245,7 +246,7 @@ def test_a_real_ctrl_c(tmp_path):
         while not re.search(r"[1-9]\d*/100000", shown):
             shown += process.stderr.read(1) or pytest.fail(shown)
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 130 and err.splitlines()[-1].startswith("rwp-edu: interrupted; the results")
     assert re.search(r"^sgd ", out, re.MULTILINE) and Record.load(tmp_path / "record.json").updates[-1] > 0
 
@@ -403,19 +404,10 @@ def test_a_port_in_use(call, no_work):
     free(port)
 
 
-def wait_for(condition, seconds):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise TimeoutError(f"nothing within {seconds} seconds")
-
-
 def get(url, **headers):
     """Status and body of a page, or None while nobody answers."""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=240) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=PATIENCE) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -444,15 +436,17 @@ def server(tmp_path_factory):
         command = [sys.executable, "-m", "rwp_edu", "lab", "--no-browser", "--port", str(port)]
         process = subprocess.Popen(command, env=env, stdout=file, stderr=subprocess.STDOUT, cwd=home)
         try:
-            wait_for(lambda: get(f"http://127.0.0.1:{port}/api"), seconds=60)
-            wait_for(lambda: re.search(r"token=\w", log.read_text()), seconds=30)
+            wait_until(lambda: process.poll() is not None or get(f"http://127.0.0.1:{port}/api"))
+            wait_until(lambda: process.poll() is not None or re.search(r"token=\w", log.read_text()))
+            assert process.poll() is None, log.read_text()
             (told,) = (home / "runtime").glob("jpserver-*.json")
             yield json.loads(told.read_text()) | {"url": f"http://127.0.0.1:{port}/", "log": log, "asked": port}
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE)
 
 
+@pytest.mark.slow
 def test_lab_serves_the_notebooks_to_those_with_the_token(server):
     assert server["port"] == server["asked"] and len(server["token"]) >= 32
     contents = f"{server['url']}api/contents"
@@ -464,6 +458,7 @@ def test_lab_serves_the_notebooks_to_those_with_the_token(server):
     assert "tree/00_start_here.ipynb?token=" in server["log"].read_text()
 
 
+@pytest.mark.slow
 def test_lab_opens_the_first_notebook_and_says_nothing_else(server):
     if not shutil.which("chromium"):
         pytest.skip("chromium is not on the PATH")
@@ -481,6 +476,7 @@ def test_lab_opens_the_first_notebook_and_says_nothing_else(server):
     with sync_playwright() as play:
         browser = play.chromium.launch(executable_path=shutil.which("chromium"), args=flags)
         page = browser.new_page()
+        page.set_default_timeout(1000 * PATIENCE)
         asked = []
         page.on("request", lambda request: asked.append(request.url))
         page.goto(first)
@@ -493,6 +489,7 @@ def test_lab_opens_the_first_notebook_and_says_nothing_else(server):
         browser.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", [["methods"], ["reproduce"], ["train", "digits", "--steps", "1", "--seeds", "1"]])
 def test_whoever_reads_may_leave_early(command):
     """As with ``rwp-edu methods | head -1``: no complaint."""
@@ -502,6 +499,7 @@ def test_whoever_reads_may_leave_early(command):
     assert process.wait() == 0 and "Error" not in complaints and "Broken pipe" not in complaints
 
 
+@pytest.mark.slow
 def test_a_claim_that_fails_leaves_the_others(monkeypatch, capsys):
     from rwp_edu import evidence
 

@@ -8,12 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from waiting import wait_until
 
 from rwp_edu import checkpoints
 from rwp_edu.cli import main
@@ -59,6 +60,7 @@ def whole_of(problem):
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", PROBLEMS)
 @pytest.mark.parametrize("at", [0, 7, 24])
 def test_a_run_continues_bit_for_bit(problem, at, tmp_path):
@@ -104,28 +106,25 @@ def test_float64(tmp_path):
 
 
 COMMAND = [sys.executable, "-m", "rwp_edu", "train"]
+STOPPED = [sys.executable, str(Path(__file__).with_name("stopped.py"))]
 
 
-def test_a_killed_process_continues_bit_for_bit(tmp_path):
-    asked = ["digits", "--methods", "sgd,arwp,m-rwp", "--seeds", "2", "--steps", "600", "--checkpoint-every", "7"]
-    killed = subprocess.Popen([*COMMAND, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not checkpoints.held(tmp_path / "a"):
-        assert killed.poll() is None
-        time.sleep(0.01)
-    os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL
-    at = checkpoints.load(tmp_path / "a").updates
-    assert 0 < at < 600 and at % 7 == 0
-    subprocess.run([*COMMAND, "--resume", tmp_path / "a"], check=True, capture_output=True)
-    subprocess.run([*COMMAND, *asked, "--out", tmp_path / "b"], check=True, capture_output=True)
+@pytest.mark.slow
+@pytest.mark.parametrize("when, at", [(("update", "25"), 21), (("checkpoint", "28"), 21)], ids=["in an update", "as it writes"])
+def test_a_killed_process_continues_bit_for_bit(when, at, tmp_path):
+    asked = ["digits", "--methods", "sgd,arwp,m-rwp", "--seeds", "2", "--steps", "60", "--checkpoint-every", "7", "--threads", "1"]
+    killed = subprocess.run([*STOPPED, "KILL", *when, "train", *asked, "--out", tmp_path / "a"], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL
+    assert checkpoints.load(tmp_path / "a").updates == at
+    assert main(["train", "--resume", str(tmp_path / "a")]) == main(["train", *asked, "--out", str(tmp_path / "b")]) == 0
     found, whole = (json.loads((tmp_path / name / "record.json").read_text()) for name in "ab")
     for data in (found, whole):
         data.pop("seconds")
-    assert found == whole and found["updates"][-1] == 600
+    assert found == whole and found["updates"][-1] == 60
 
 
 def test_a_table_of_all_that_was_measured(tmp_path):
-    subprocess.run([*COMMAND, "digits", "--methods", "sgd,rwp", "--seeds", "2", "--steps", "20", "--out", tmp_path], check=True, capture_output=True)  # fmt: skip
+    assert main(["train", "digits", "--methods", "sgd,rwp", "--seeds", "2", "--steps", "20", "--out", str(tmp_path)]) == 0
     with open(tmp_path / "record.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     record = Record.load(tmp_path / "record.json")
@@ -135,33 +134,33 @@ def test_a_table_of_all_that_was_measured(tmp_path):
     assert float(last["test_accuracy"]) == record.test_accuracy[-1, 1, 1]
 
 
-def test_a_run_that_was_begun_is_not_replaced_by_another(tmp_path):
+def test_a_run_that_was_begun_is_not_replaced_by_another(tmp_path, capsys):
     def train(*arguments):
-        return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True)
+        return main(["train", *map(str, arguments)]), capsys.readouterr().err
 
     begun = run_of("digits", methods="sgd", steps=50)
     begun.advance(20)
     path = checkpoints.save(begun, tmp_path)
     kept = path.read_bytes()
-    found = train("digits", "--methods", "rwp", "--steps", "10", "--out", tmp_path)
-    assert found.returncode == 2 and "holds a run of digits that is at update 20 of 50: go on with it by --resume" in found.stderr
+    code, said = train("digits", "--methods", "rwp", "--steps", "10", "--out", tmp_path)
+    assert code == 2 and "holds a run of digits that is at update 20 of 50: go on with it by --resume" in said
     assert path.read_bytes() == kept and [p.name for p in tmp_path.iterdir()] == [checkpoints.FILE]
-    assert train("--resume", tmp_path).returncode == 0 and checkpoints.load(tmp_path).updates == 50
+    assert train("--resume", tmp_path)[0] == 0 and checkpoints.load(tmp_path).updates == 50
     done = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    found = train("digits", "--methods", "rwp", "--steps", "10", "--seeds", "1", "--out", tmp_path)
-    assert found.returncode == 2 and "holds a run of digits that is at update 50 of 50: give --out another folder" in found.stderr
+    code, said = train("digits", "--methods", "rwp", "--steps", "10", "--seeds", "1", "--out", tmp_path)
+    assert code == 2 and "holds a run of digits that is at update 50 of 50: give --out another folder" in said
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == done
 
 
+@pytest.mark.slow
 def test_a_run_can_be_gone_on_with_from_its_beginning(tmp_path):
     """What is in the folder is of this run, from the first moment on."""
     checkpoints.save(run_of("digits", methods="sgd", steps=5), tmp_path)
     asked = ["digits", "--methods", "sam", "--seeds", "1", "--steps", "1000000", "--checkpoint-every", "1000000"]
     killed = subprocess.Popen([*COMMAND, *asked, "--out", tmp_path], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        while checkpoints.load(tmp_path).settings.methods != ("sam",):
-            assert killed.poll() is None
-            time.sleep(0.05)
+        wait_until(lambda: killed.poll() is not None or checkpoints.load(tmp_path).settings.methods == ("sam",))
+        assert killed.poll() is None
     finally:
         killed.kill()
         killed.wait()

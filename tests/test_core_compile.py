@@ -47,6 +47,7 @@ def training(name, form):
     return step, lambda: [t.detach().clone() for t in (*model.parameters(), *model.buffers())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", ["sam", "m-rwp", "nso"])
 def test_a_compiled_model_trains_as_one_that_is_not_and_is_compiled_no_more_than_twice(same, name, form):
@@ -62,6 +63,7 @@ def test_a_compiled_model_trains_as_one_that_is_not_and_is_compiled_no_more_than
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("before", [0, 2])
 @pytest.mark.parametrize("form", FORMS)
 def test_a_fault_leaves_no_trace_in_a_compiled_model(same, form, before):

@@ -158,6 +158,7 @@ def sensing():
     return loss, lambda v: torch.cat(problem.gradients([At(row[None]) for row in v])), w
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 2])
 def test_variance_of_a_pair_in_matrix_sensing(sensing, k):
     loss, gradient, w = sensing

@@ -55,6 +55,7 @@ def test_a_number_cannot_be_read_from_a_pretended_tensor(gpu):
             read()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shapes", [SMALL, LARGE], ids=["small", "large"])
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", METHODS)
@@ -70,6 +71,7 @@ def test_a_step_reads_from_the_device_once_when_it_is_complete(gpu, name, varian
     assert all(p.grad.device.type == "cuda" for p in parameters)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", METHODS)
 def test_groups_of_their_own_and_moving_values_read_nothing_more(gpu, name, kind):
@@ -83,6 +85,7 @@ def test_groups_of_their_own_and_moving_values_read_nothing_more(gpu, name, kind
     assert len(gpu) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stepped", [0, 2])
 @pytest.mark.parametrize("name", METHODS)
 def test_a_model_may_move_to_another_device_after_construction_and_after_steps(gpu, name, stepped, monkeypatch):

@@ -62,8 +62,13 @@ def race(settings, dtype=torch.float32):
     return run.base.w.view(len(settings.methods), settings.seeds, -1)
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.float64, 1e-12)])
-@pytest.mark.parametrize("hyper", HYPER)
+@pytest.mark.parametrize(
+    ("hyper", "dtype", "tolerance"),
+    [
+        ("published", torch.float32, 1e-6),
+        *(pytest.param(hyper, torch.float64, 1e-12, marks=pytest.mark.slow) for hyper in HYPER),
+    ],
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_both_engines_agree(name, hyper, dtype, tolerance):
     settings = Settings(methods=(name,), seeds=1, seed=3, steps=STEPS, record_every=STEPS, **HYPER[hyper])
@@ -72,6 +77,7 @@ def test_both_engines_agree(name, hyper, dtype, tolerance):
     assert (batched - looped).abs().max() <= tolerance < moved < 10
 
 
+@pytest.mark.slow
 def test_a_run_alone_is_the_run_in_a_bigger_race():
     common = {"seeds": 3, "seed": 4, "steps": STEPS, "k": 2}
     names = tuple(METHODS)
@@ -80,6 +86,7 @@ def test_a_run_alone_is_the_run_in_a_bigger_race():
         torch.testing.assert_close(race(Settings(methods=(name,), **common))[0], together[e], rtol=0, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_seed_alone_is_the_seed_among_others():
     names = tuple(METHODS)
     together = race(Settings(methods=names, seeds=3, seed=4, steps=STEPS))

@@ -124,6 +124,7 @@ def problems(draw):
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @settings(max_examples=15)
 @given(problem=problems())

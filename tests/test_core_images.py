@@ -3,10 +3,11 @@
 import dataclasses
 import gc
 import os
+import signal
 import subprocess
 import sys
 import tarfile
-import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 import rwp_edu
 from rwp_edu import checkpoints, datasets, flatness, models, problems
+from rwp_edu.cli import main
 from rwp_edu.methods import METHODS
 from rwp_edu.noise import generator
 from rwp_edu.problems import own
@@ -60,6 +62,7 @@ class AsModules(Networks):
         return {name: float(values[which]) for name, values in self.digits.measure(w.repeat(len(self.seeds), 1)).items()}
 
 
+@pytest.mark.slow
 def test_both_engines_train_alike(monkeypatch):
     names = [f"{name}:scale=linear:swa=0.5" for name in METHODS]
     settings = Settings(methods=names, seeds=2, steps=8, train=60, batch=20, width=8, k=2, record_every=2)
@@ -95,6 +98,7 @@ def test_a_setting_moved_within_an_update_acts_on_all_from_the_next_on():
     assert torch.equal(moved.engine.weights(), plain.engine.weights()) and moved.updates == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("at", range(1, 9))
 def test_an_interrupted_update_goes_on_where_it_was(at):
     whole, run = (run_of(methods="sgd,sam,m-rwp") for _ in range(2))
@@ -207,6 +211,7 @@ def test_batch_norm_is_measured_with_statistics_of_the_measured_weights():
     assert abs(run.problem.measure(runner.model, 0)["train_loss"] - by_hand) > 0.05 * by_hand
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model, updates", [("rescnn", 10), ("mlp", 250)])
 def test_memory_does_not_grow(model, updates):
     """Over 40 updates, and over 1,000."""
@@ -321,6 +326,7 @@ def test_what_is_downloaded_is_asked_of_torchvision_and_a_failure_says_what_to_d
 # Networks
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("norm", models.NORMS)
 @pytest.mark.parametrize("name", models.MODELS)
 @pytest.mark.parametrize("channels, size", [(1, 8), (3, 32), (3, 96)])
@@ -375,6 +381,7 @@ def test_weights_of_torchvision(monkeypatch):
 # From end to end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["folder", "tar"])
 def test_a_folder_of_pictures_in_a_race_that_continues_bit_for_bit(kind, folder, tmp_path):
     if kind == "tar":
@@ -405,6 +412,7 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path):
         checkpoints.load(tmp_path)
 
 
+@pytest.mark.slow
 def test_your_own_module_and_loaders_continue_bit_for_bit(tmp_path, global_random_state):
     data = torch.utils.data.TensorDataset(torch.randn(50, 5, generator=generator(0, "x")), torch.arange(50) % 3)
     loader = torch.utils.data.DataLoader(data, batch_size=8, shuffle=True)
@@ -448,6 +456,7 @@ def test_pictures_held_back_neither_train_nor_test():
         Images([0], datasets.bundled(), train=1200, validation=200)
 
 
+@pytest.mark.slow
 def test_accuracy_on_pictures_held_back_is_measured_at_the_end():
     own = {"train": 100, "steps": 4, "record_every": 2, "norm": "batch", "methods": "sgd,rwp", "swa": 0.5}
     run = Run(Settings("images", validation=60, **own))
@@ -478,6 +487,7 @@ def test_your_own_data_may_be_held_back():
     assert not problems.get("held").held_back
 
 
+@pytest.mark.slow
 def test_cores_of_a_training(monkeypatch):
     """Small networks get one, others all but one; a sweep keeps to one, so that its numbers do not depend on the machine."""
     from rwp_edu import one_by_one
@@ -564,25 +574,21 @@ def test_cifar(tmp_path):
     assert any((tmp_path / "tensorboard").rglob("events.*"))
 
 
+@pytest.mark.slow
 def test_a_killed_process_continues_bit_for_bit(tmp_path):
-    asked = ["images", "--methods", "sgd,m-rwp", "--seeds", "1", "--steps", "60", "--checkpoint-every", "7", "--set", "train=40",
+    asked = ["images", "--methods", "sgd,m-rwp", "--seeds", "1", "--steps", "30", "--checkpoint-every", "7", "--threads", "1", "--set", "train=40",
              "--set", "batch=10", "--set", "width=4", "--set", "norm=batch", "--set", "crop=1", "--set", "swa=0.5", "--set", "test=50"]  # fmt: skip
-    command = [sys.executable, "-m", "rwp_edu", "train"]
-    killed = subprocess.Popen([*command, *asked, "--out", tmp_path / "a"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not checkpoints.held(tmp_path / "a"):
-        assert killed.poll() is None
-        time.sleep(0.01)
-    killed.kill()
-    killed.wait()
-    assert 0 < checkpoints.load(tmp_path / "a").updates < 60
-    subprocess.run([*command, "--resume", tmp_path / "a"], check=True, capture_output=True)
-    subprocess.run([*command, *asked, "--out", tmp_path / "b"], check=True, capture_output=True)
+    stopped = [sys.executable, str(Path(__file__).with_name("stopped.py")), "KILL", "update", "18"]
+    killed = subprocess.run([*stopped, "train", *asked, "--out", tmp_path / "a"], capture_output=True)
+    assert killed.returncode == -signal.SIGKILL and checkpoints.load(tmp_path / "a").updates == 14
+    assert main(["train", "--resume", str(tmp_path / "a")]) == main(["train", *asked, "--out", str(tmp_path / "b")]) == 0
     found, whole = (Record.load(tmp_path / name / "record.json").to_dict() for name in "ab")
     assert found.pop("seconds") and whole.pop("seconds") and found == whole
     a, b = (torch.load(tmp_path / name / "networks" / "m-rwp-seed0.pt", weights_only=True) for name in "ab")
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+@pytest.mark.slow
 def test_fine_tuning_a_resnet_on_a_few_wrongly_labelled_pictures_of_a_folder(folder, tmp_path, monkeypatch):
     monkeypatch.setattr(flatness, "DRAWS", 2)
     monkeypatch.setattr(flatness, "PRODUCTS", 2)

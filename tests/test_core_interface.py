@@ -27,6 +27,7 @@ def pull(*ps):
     return closure
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_who_climbs_does_not_maximize(name):
     w = nn.Parameter(torch.ones(3))

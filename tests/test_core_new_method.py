@@ -59,6 +59,7 @@ def test_the_row_knows_its_parameters_and_cost(row):
     assert row.formula == "g = m, m <- λ m + ∇L(w + u)" and row.meaning == "a running mean of noisy gradients"
 
 
+@pytest.mark.slow
 def test_both_engines_agree():
     one = Training(seed=3, init=3, lam=0.8)
     run = Run(

@@ -398,6 +398,7 @@ def plainly(net, w, x, y):
     return Objective(lambda v: net.loss(v, x.expand(len(v), -1, -1), y.expand(len(v), -1)), w, net.layout)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("numbers", [1, 150, 2**18])
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("widths", [(6, 4), (6, 5, 4), (6, 5, 7, 4)])

@@ -43,6 +43,7 @@ def vector(*values, dtype=torch.float64):
 # --- what a step does
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [1, 3])
 @pytest.mark.parametrize("name", METHODS)
 def test_the_closure_is_called_as_often_as_documented_and_the_first_loss_is_returned(toy, name, k):
@@ -76,6 +77,7 @@ def test_the_weights_come_back_bit_for_bit_in_the_same_storage(toy, same, name):
     assert name == "sgd" or not all(same(point, before["weights"]) for point in points)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hyper", [{"k": 1}, {"k": 3, "lam": 0.3, "clean": 0.3}], ids=["one draw", "three draws, 0.3"])
 @pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].strength or name == "sgd"])
 def test_without_strength_it_is_the_base_optimizer_bit_for_bit(toy, same, name, hyper, base):
@@ -911,6 +913,7 @@ def bases(name, parameters):
     return torch.optim.Adam(parameters, lr=0.01, eps=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 @settings(max_examples=12)
 @given(problem=problems())

@@ -28,6 +28,7 @@ def assert_failed_step_is_undone(one, twin, same, error, wrap):
     assert same({**one.state(), "storage": None}, {**twin.state(), "storage": None})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 @pytest.mark.parametrize("when", ["before", "after"])
 @pytest.mark.parametrize(("name", "at"), CALLS)
@@ -43,6 +44,7 @@ def test_an_exception_at_any_closure_call_leaves_no_trace(toy, same, name, at, w
     assert_failed_step_is_undone(toy(name), toy(name), same, error, fail)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("name", "at"), CALLS)
 def test_a_loss_that_is_not_finite_leaves_no_trace(toy, same, name, at, bad):
@@ -116,6 +118,7 @@ def saved(one):
     return torch.load(file, weights_only=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("already", [0, 2], ids=["into a new one", "into one that has trained"])
 @pytest.mark.parametrize("at", [0, 1, 3])
 @pytest.mark.parametrize("name", METHODS)

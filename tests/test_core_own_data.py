@@ -70,6 +70,7 @@ def test_grey_pictures_of_16_bits_keep_their_shades(tmp_path):
     assert found.train[0][:, 0, 0, 0].tolist() == found.test[0][:, 0, 0, 0].tolist() == [0x10, 0xC0]
 
 
+@pytest.mark.slow
 def test_three_parts_are_three_parts(tmp_path):
     for part, n in (("train", 6), ("val", 2), ("test", 3)):
         for c, value in (("dark", 20), ("light", 220)):
@@ -120,6 +121,7 @@ def test_our_own_files_are_weights_to_start_from(tmp_path):
     assert torch.equal(again.engine.weights()[0, 0], run.engine.weights()[0, 0])
 
 
+@pytest.mark.slow
 def test_networks_of_large_pictures_see_pictures_as_they_know_them(folder, tmp_path):
     normal = {}
     for large in (False, True):
@@ -271,6 +273,7 @@ def test_a_disk_that_is_full_leaves_the_former_record(tmp_path, monkeypatch):
     assert all((tmp_path / name).read_bytes() == former[name] for name in ("results.csv", "record.csv"))
 
 
+@pytest.mark.slow
 def test_tensorboard_after_a_resume_has_every_point_once(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     run = Run(Settings("digits", methods="sgd", seeds=1, steps=40))
@@ -423,6 +426,7 @@ def test_a_tar_gives_what_its_folder_gives_and_says_where_it_is_damaged(folder, 
         datasets.read_pictures(tmp_path / "damaged.tar", 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("problem, methods", [("images", "sgd,rwp"), ("digits", "sgd,nso")])
 @pytest.mark.parametrize("after", [1, 3, 6])
 def test_a_run_that_was_interrupted_and_saved_goes_on_bit_for_bit(problem, methods, after, tmp_path, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from waiting import PATIENCE
 
 from rwp_edu.methods import METHODS
 from rwp_edu.optim import OPTIMIZERS
@@ -86,10 +87,11 @@ def folder(tmp_path_factory):
                     torch.save(training.checkpoint(), folder / ("straight-" + file_of(name, base, at - MORE)))
                 training.steps(1)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    subprocess.run([sys.executable, __file__, str(folder)], check=True, env=environment, timeout=300)
+    subprocess.run([sys.executable, __file__, str(folder)], check=True, env=environment, timeout=PATIENCE)
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "base", "at"), CASES)
 def test_a_new_process_continues_bit_for_bit(folder, same, name, base, at):
     straight, continued = (

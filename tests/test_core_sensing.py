@@ -416,6 +416,7 @@ def distances(init, steps):
     return [problem.measure(trained(problem, m, steps, 0.005, sigma=0.1))["distance"] for m in ("sgd", "rwp", "nso")]
 
 
+@pytest.mark.slow
 def test_noise_finds_the_truth_and_two_points_come_closer_than_one():
     gd, naive, nso = distances(1.0, 4000)
     assert clearly_smaller(naive, gd) and clearly_smaller(nso, naive) and naive.max() < 0.02

@@ -139,6 +139,7 @@ def worst_of_a_quadratic(h, g, rho):
     return b @ e + e @ (values * e) / 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("rho", [0.1, 1.0, 5.0])
 @pytest.mark.parametrize("shift", [0.0, -1.2])

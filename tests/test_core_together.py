@@ -6,6 +6,7 @@ import warnings
 import pytest
 import torch
 from torch import nn
+from waiting import PATIENCE
 
 from rwp_edu import parallel
 from rwp_edu.methods import METHODS
@@ -63,6 +64,7 @@ def same(a, b):
     return all(map(torch.equal, a.standing(), b.standing()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("workers", [1, 2, 3])
 @pytest.mark.parametrize("method", METHODS)
@@ -81,7 +83,7 @@ def test_two_points_are_evaluated_at_the_same_time(method):
     """Each waits in its closure for the other."""
     ours = Training(method, 2, **({"k": 2} if method != "m-rwp" else {}))
     ours.step()
-    meet, who = threading.Barrier(2, timeout=30), set()
+    meet, who = threading.Barrier(2, timeout=PATIENCE), set()
 
     def wait(loss, slot, model):
         meet.wait()

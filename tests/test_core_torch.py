@@ -40,6 +40,7 @@ def equal(one, other):
 # --- learning rates
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [

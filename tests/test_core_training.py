@@ -4,6 +4,7 @@ import threading
 import numpy as np
 import pytest
 import torch
+from waiting import PATIENCE
 
 from rwp_edu.methods import METHODS
 from rwp_edu.problems import PROBLEMS
@@ -279,6 +280,7 @@ def acts_on(name, entrant):
     return name not in row.pins and (name in row.parameters or (name in TRAINING and name != "scale_start"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [name for name in LIVE if name not in WATCHED])
 def test_a_live_setting_acts_on_those_that_have_it_and_do_not_pin_it_and_on_nobody_else(name):
     """``beta`` and ``eta`` act through the history, ``scale_start`` through a schedule that grows."""
@@ -374,6 +376,7 @@ def test_a_device_that_is_not_there():
 # --- the result the project is about
 
 
+@pytest.mark.slow
 def test_flat_minima_generalise_on_noisy_labels():
     record = trained(Settings(methods="sgd,rwp,nso", seeds=8, steps=400)).record
     sgd, rwp, nso = (row["test_accuracy_mean"] for row in record.results())
@@ -465,7 +468,7 @@ def test_flatness_at_the_end_is_measured_even_if_an_earlier_measurement_goes_on(
     run = Run(small(methods="sgd", steps=30, record_every=10, flatness_every=10))
     run.background = True
     held, look = threading.Event(), run._flatness
-    monkeypatch.setattr(run, "_flatness", lambda w: held.wait(30) and look(w))
+    monkeypatch.setattr(run, "_flatness", lambda w: held.wait(PATIENCE) and look(w))
     for _ in range(30):
         run.step()
     held.set()

@@ -117,6 +117,7 @@ SHORT = {"race": {"steps": 3}, "optimum": {"steps": 3}, "surface": {"steps": 3},
          "side_by_side": {"updates": 1}}  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("claim", CLAIMS.values(), ids=list(CLAIMS))
 def test_every_statement_is_about_something_that_is_measured(claim):
     found = EXPERIMENTS[claim.experiment](2, 5, **{**claim.settings, **claim.quick, **SHORT[claim.experiment]})
@@ -184,6 +185,7 @@ def results():
     return evidence.reproduce(["naive-noise-digits", "two-radii"], seeds=4, quick=True)
 
 
+@pytest.mark.slow
 def test_the_report_says_what_was_measured(results, tmp_path):
     assert {path.name for path in report.write(results, tmp_path)} == set(report.NAMES)
     text = (tmp_path / "report.md").read_text()
@@ -221,6 +223,7 @@ def test_a_title_is_text_and_not_html():
     assert "<i>c" not in report.page([made]) and "a &lt; b &amp;" in report.page([made])
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
 def test_the_page_opens_without_a_network(results, tmp_path):
     report.write(results, tmp_path)
@@ -238,6 +241,7 @@ def command(capsys, *arguments):
     return code, *capsys.readouterr()
 
 
+@pytest.mark.slow
 def test_the_command_writes_a_report(tmp_path, capsys):
     code, out, _ = command(capsys, "naive-noise-digits", "--seeds", "4", "--out", str(tmp_path / "new"))
     assert code == 0 and "naive-noise-digits" in out and (tmp_path / "new" / "report.html").exists()
@@ -259,6 +263,7 @@ def test_a_report_grows_and_is_never_replaced(tmp_path, capsys):
     assert json.loads((tmp_path / "report.json").read_text())["claims"] == both and {p.name for p in tmp_path.iterdir()} == set(report.NAMES)
 
 
+@pytest.mark.slow
 def test_the_command_gives_one_json_object():
     asked = [sys.executable, "-m", "rwp_edu", "reproduce", "naive-noise-digits", "--seeds", "2", "--json"]
     found = subprocess.run(asked, capture_output=True, text=True, check=True)

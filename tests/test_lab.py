@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import rest, until
 
 import rwp_edu
 from rwp_edu.lab import PRESETS, RaceState, exercises
@@ -128,6 +129,7 @@ def printed(code: str) -> float:
     return float(out.getvalue().split()[-1])
 
 
+@pytest.mark.slow
 def test_copied_code_is_a_program_of_its_own():
     lab = rwp_edu.lab.race(methods="m-rwp", seeds=1, steps=60, seed=3)
     lab.run()
@@ -135,6 +137,7 @@ def test_copied_code_is_a_program_of_its_own():
     assert float(found.stdout.split()[-1]) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", [*METHODS, *VARIANTS, "rsam:sigma=0.2:scale=cosine"])
 def test_copied_code_runs_as_pasted_and_repeats_the_run(method):
     lab = rwp_edu.lab.race(methods=method, seeds=1, steps=60, seed=3)
@@ -172,6 +175,7 @@ def test_copied_code_of_pictures_repeats_the_run(changes):
     assert printed(lab.code()) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_runs(name):
     lab = rwp_edu.lab.race(seeds=2)
@@ -283,10 +287,7 @@ def test_a_lesson_with_one_slider_makes_nothing_that_is_folded():
     assert made.count("AccordionModel") == 1  # the code and the record
 
 
-async def _live(lab, seconds: float) -> None:
-    await asyncio.sleep(seconds)
-
-
+@pytest.mark.slow
 def test_live_loop_starts_obeys_and_stops(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
@@ -294,24 +295,24 @@ def test_live_loop_starts_obeys_and_stops(tmp_path, monkeypatch):
         lab = rwp_edu.lab.race(seeds=2, steps=100_000, pace=0)
         lab.screen.show()
         lab.screen.start.click()
-        await asyncio.sleep(0.5)
-        assert lab.status == "running" and lab._run.updates > 10
+        await until(lambda: lab._run.updates > 10)
+        assert lab.status == "running"
         lab.screen.controls["sigma"].input.value = 0.2
-        await asyncio.sleep(0.3)
+        await until(lambda: lab.record.marks)
         assert lab._run.groups[2].hyper["sigma"] == 0.2 and lab.record.marks[-1].new == 0.2
         lab.screen.pause.click()
-        await asyncio.sleep(0.2)
+        await rest(lab.screen)
         stopped = lab._run.updates
         lab.screen.save.click()
-        await asyncio.sleep(0.3)
+        await rest(lab.screen)
         assert lab._run.updates == stopped and list(tmp_path.glob("rwp_edu_runs/*.json"))
         monkeypatch.setattr(type(lab._run.problem), "gradients", lambda *_: 1 / 0)
         lab.screen.start.click()
-        await asyncio.sleep(0.3)
+        await rest(lab.screen)
         assert "ZeroDivisionError" in lab.screen.status.value and lab._run.updates == stopped
         monkeypatch.undo()
         lab.screen.reset.click()
-        await asyncio.sleep(0.3)
+        await rest(lab.screen)
         assert lab._run.updates == 0 and lab.ghost is not None and "ZeroDivisionError" not in lab.screen.status.value
         lab.screen._task.cancel()
 
@@ -483,7 +484,7 @@ def test_the_last_method_cannot_be_switched_off():
 
     async def scene():
         screen.show()
-        await asyncio.sleep(0.2)
+        await rest(lab.screen)
         screen._task.cancel()
 
     asyncio.run(scene())

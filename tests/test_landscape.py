@@ -9,6 +9,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from waiting import rest
 
 import rwp_edu
 from rwp_edu.descent import descend
@@ -313,27 +314,17 @@ def test_other_bounds_make_another_slider():
 # The screen
 
 
-async def _rest(lab):
-    """Until the screen has nothing to do."""
-    for _ in range(2000):
-        await asyncio.sleep(0.005)
-        if not lab.screen._asked and lab._ended:
-            await asyncio.sleep(0.02)
-            return
-    raise TimeoutError
-
-
 def test_screen_follows_sliders_chips_menu_and_pointer():
     async def scene():
         lab = landscape(methods="sgd,rwp", sigma=0.0, steps=20)
         screen = lab.screen
         screen.show()
-        await _rest(lab)
+        await rest(screen)
         seen = [t["z"].sum() for t in screen.figure.data if t["name"] == "surface"]
         runs = lab._runs["rwp"]
 
         screen.controls["sigma"].input.value = 0.3
-        await _rest(lab)
+        await rest(screen)
         now = [t["z"].sum() for t in screen.figure.data if t["name"] == "surface"]
         assert lab.state.sigma == 0.3 and lab._runs["rwp"] is not runs and lab._runs["rwp"].updates == 20
         assert now[0] == seen[0] and now[1] != seen[1] and "σ = 0.3" in screen.says.value
@@ -341,15 +332,15 @@ def test_screen_follows_sliders_chips_menu_and_pointer():
 
         chip = next(c.children[1] for c in screen.chips.box.children if c.children[1].description.startswith("SAM"))
         chip.value = True
-        await _rest(lab)
+        await rest(screen)
         assert lab.state.methods == ("sgd", "rwp", "sam") and screen.controls["rho"].box in screen.left.children
         assert "SAM" in {t["name"] for t in screen.figure.data} and "SAM" in screen.figure.data[-1]["y"]
         next(c.children[1] for c in screen.chips.box.children if c.children[1].description.startswith("SGD")).value = False
-        await _rest(lab)
+        await rest(screen)
         assert lab.state.methods == ("rwp", "sam") and "SGD" not in {t["name"] for t in screen.figure.data}
 
         screen.controls["surface"].input.value = "himmelblau"
-        await _rest(lab)
+        await rest(screen)
         x = screen.controls["x"].input
         assert (x.options[0][1], x.options[-1][1], x.value) == (-5.5, 5.5, 0.0) and screen.controls["spread"].input.value == 3.0
         assert screen.figure.plot_layout["xaxis2"]["range"] == [-5.5, 5.5] and screen.controls["sigma"].places[-1] == 3.0
@@ -357,13 +348,13 @@ def test_screen_follows_sliders_chips_menu_and_pointer():
 
         screen.from_page({"type": "hover", "trace": "surface", "x": 1.0, "y": 2.0})
         screen.from_page({"type": "click", "trace": "surface", "x": 1.0, "y": 2.0})
-        await _rest(lab)
+        await rest(screen)
         assert (lab.cursor, lab.state.x, x.value) == ((1.0, 2.0), 1.0, 1.0)
         assert [t["text"][0][:4] for t in screen.figure.data if t["name"] == "cursor"] == ["f = ", "F = "]
 
         screen.store("toggle", ("rwp", False))
         screen.store("toggle", ("sam", False))
-        await _rest(lab)
+        await rest(screen)
         assert lab.state.methods == ("sam",) and "at least one" in screen.status.value
         screen._task.cancel()
 

@@ -48,6 +48,7 @@ def test_what_is_not_installed_is_not_pretended():
         import a_package_that_nobody_has  # noqa: F401
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("rfc3987_syntax") is None, reason="jsonschema's format-nongpl extra is not installed")
 @pytest.mark.parametrize("opens", ["import rwp_edu; rwp_edu.lab.race(methods='sgd', seeds=1).screen", "from rwp_edu.later import no_grammar\nwith no_grammar(): import jupyterlab.labapp"])
 def test_a_lab_opens_without_the_grammar_and_addresses_are_checked_as_ever(opens):

@@ -111,6 +111,7 @@ def mean_loss(net):
         return sum(nn.functional.mse_loss(net.train()(x), y).item() for x, y in loader())
 
 
+@pytest.mark.slow
 @every
 def test_trains_as_a_plain_loop_does(name, tmp_path):
     """Same operations in the same order, so equal bit for bit; one step per batch, the documented number of evaluations."""
@@ -133,6 +134,7 @@ def test_learning_rate_schedule(name, tmp_path):
     assert equal(module.network.state_dict(), plain_loop(module, 3)[0].state_dict())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("base", BASES)
 @every
 def test_resumes_from_a_checkpoint_bit_for_bit(name, base, tmp_path):
@@ -171,6 +173,7 @@ def test_a_checkpoint_of_another_method_is_refused(tmp_path):
         trainer(tmp_path, 2).fit(Module("rwp"), loader(), ckpt_path=tmp_path / "sam.ckpt")
 
 
+@pytest.mark.slow
 @every
 def test_bfloat16(name, tmp_path):
     module = Module(name)

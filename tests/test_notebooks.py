@@ -9,6 +9,7 @@ from pathlib import Path
 import jupytext
 import nbformat
 import pytest
+from waiting import PATIENCE
 
 FOLDER = Path(__file__).parents[1] / "notebooks"
 NAMES = sorted({path.stem for pattern in ("*.py", "*.ipynb") for path in FOLDER.glob(pattern)})
@@ -174,13 +175,14 @@ def run(notebook, home, *options):
         "-m",
         "pytest",
         "--nbmake",
-        "--nbmake-timeout=300",
+        f"--nbmake-timeout={PATIENCE}",
         "--override-ini=addopts=",
         "-p",
         "no:cacheprovider",
     ]
     env = os.environ | {
         "RWP_EDU_HEADLESS_STEPS": "20",
+        "OMP_NUM_THREADS": "1",  # as many notebooks as cores run at a time
         "IPYTHONDIR": str(home / "ipython"),
         "JUPYTER_RUNTIME_DIR": str(home / "runtime"),
     }
@@ -207,6 +209,7 @@ def check_says(path):
                 assert not re.search(pattern, text, re.M), f"cell {number} of {path.name} shows {what}: {text}"
 
 
+@pytest.mark.slow
 @each
 def test_notebook_runs(name, tmp_path):
     (tmp_path / "lesson").mkdir()
@@ -224,6 +227,7 @@ def test_unwanted_outputs_are_caught(code, tmp_path):
         check_says(path)
 
 
+@pytest.mark.slow
 def test_a_notebook_that_raises_fails(tmp_path):
     done = run(written(tmp_path, SCRIPT.replace("x = 1\n", "x = 2\n")), tmp_path)
     assert done.returncode == 1 and "AssertionError" in done.stdout

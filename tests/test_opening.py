@@ -1,11 +1,11 @@
 """Pictures that the menu of problems does not have: named in a line, opened, or downloaded while the race goes on."""
 
 import asyncio
-import time
 
 import pytest
+from waiting import until, wait_until
 
-from rwp_edu import datasets
+from rwp_edu import clock, datasets
 from rwp_edu.lab import race
 from rwp_edu.lab.opening import OTHER
 
@@ -28,6 +28,7 @@ def lab():
     return race(steps=20, record_every=10, seeds=1, methods="sgd")
 
 
+@pytest.mark.slow
 def test_a_folder_is_opened_and_the_race_that_was_left_waits(lab, folder):
     screen = lab.screen
     assert not shown(screen.opening.box)
@@ -55,18 +56,11 @@ def test_what_cannot_be_opened_is_said_and_changes_nothing(lab, name, says):
     assert lab.state.problem == "digits" and shown(screen.opening.box) and not shown(screen.opening.get)
 
 
-def until(condition, seconds=20):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.02)
-
-
 def test_data_that_are_not_here_are_downloaded_while_the_race_goes_on(lab, downloads, made_up, monkeypatch):
     go = []
 
     def fetch(name):
-        until(lambda: go)
+        wait_until(lambda: go)
         made_up(downloads, name)
 
     monkeypatch.setattr(datasets, "fetch", fetch)
@@ -81,11 +75,11 @@ def test_data_that_are_not_here_are_downloaded_while_the_race_goes_on(lab, downl
     assert "downloading cifar10" in screen.status.value and "of about 170 MB" in screen.status.value
     turn(screen, "start", None)
     assert lab.status == "running" and "running · downloading cifar10" in screen.status.value and screen.running
-    screen._clock = (time.perf_counter() - 10, 0)
+    screen._clock = (clock.now() - 10, 0)
     screen.turn()
     assert lab.record.settings.problem == "digits" and lab._run.updates > 0
     go.append(True)
-    until(lambda: screen.download.done)
+    wait_until(lambda: screen.download.done)
     screen.turn()
     assert lab.state.problem == screen.problem.value == "cifar10" and not shown(screen.opening.box) and not screen.running
 
@@ -99,7 +93,7 @@ def test_a_download_that_fails_says_what_to_do(lab, downloads, monkeypatch):
     turn(screen, "open", "fashion-mnist")
     screen.store("download", "fashion-mnist")
     screen.obey()
-    until(lambda: screen.download.done)
+    wait_until(lambda: screen.download.done)
     turn(screen, "smoothing", 0.0)
     assert "go online and try again" in screen.status.value and screen.download is None and lab.state.problem == "digits"
 
@@ -110,10 +104,6 @@ def test_the_live_loop_opens_what_was_downloaded(lab, downloads, made_up, monkey
     async def scene():
         lab.screen.begin()
         lab.screen.store("download", "cifar100")
-        for _ in range(200):
-            await asyncio.sleep(0.05)
-            if lab.state.problem == "cifar100":
-                return
-        pytest.fail("it was not opened")
+        await until(lambda: lab.state.problem == "cifar100")
 
     asyncio.run(scene())

@@ -60,6 +60,7 @@ def test_the_wheel_holds_nothing_else(wheel):
     assert "rwp-edu = rwp_edu.cli:main" in (info / "entry_points.txt").read_text()
 
 
+@pytest.mark.slow
 def test_the_digits_are_found_in_the_wheel(wheel, tmp_path):
     code = "import rwp_edu; from rwp_edu.problems.digits import read; print(rwp_edu.__file__, *read()[0].shape)"
     file, *shape = python(code, wheel, cwd=tmp_path).split()
@@ -76,6 +77,7 @@ def test_the_notebooks_are_found_in_the_wheel(wheel, tmp_path):
 # ------------------------------------------------------------------------------------------------- imports and the layout
 
 
+@pytest.mark.slow
 def test_the_numerical_core_imports_no_front_end():
     code = "import sys, rwp_edu, rwp_edu.optim, rwp_edu.training, rwp_edu.cli; print(*sys.modules)"
     loaded = python(code).split()

@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from waiting import rest
 
 from rwp_edu.flatness import LOOKS
 from rwp_edu.lab import pools
@@ -120,6 +121,7 @@ def broken(function, calls, error):
     return call
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
 @pytest.mark.parametrize("where", ["training", "a measurement of flatness", "the record"])
 def test_after_an_interrupt_it_goes_on_where_it_was(where, error, monkeypatch):
@@ -194,6 +196,7 @@ def few(monkeypatch):
     monkeypatch.setattr(pools, "_POOLS", {})
 
 
+@pytest.mark.slow
 def test_it_trains_in_slices_and_once(few):
     view = scatter()
     assert view.text.startswith("training 30 runs on 300 digits") and view.found is None
@@ -204,6 +207,7 @@ def test_it_trains_in_slices_and_once(few):
     assert not scatter(labels="clean").work()  # both kinds are made
 
 
+@pytest.mark.slow
 def test_controls_choose_what_is_compared(few):
     view = scatter()
     view.finish()
@@ -230,6 +234,7 @@ def test_the_right_end_of_the_slider_is_all():
     assert grid[-1] == ALL and grid[-1] / grid[-2] == pytest.approx(10**0.05, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labels", LABELS)
 def test_every_picture_is_a_figure(few, labels):
     for measure in MEASURES:
@@ -241,16 +246,17 @@ def test_every_picture_is_a_figure(few, labels):
         assert low < view.runs.measures[measure].min() and view.runs.measures[measure].max() < high
 
 
+@pytest.mark.slow
 def test_the_screen_follows(few):
     async def live():
         view = scatter()
         view._repr_mimebundle_()
         screen = view.screen
-        await asyncio.sleep(0.1)
+        await rest(screen)
         assert "30 runs" in screen.says.value and len(screen.figure.data[1]["x"]) == 6
         screen.choice.value = "rise"
         screen.controls["weight_decay"].input.value = "0.04"
-        await asyncio.sleep(0.3)
+        await rest(screen)
         assert view.state.measure == "rise" and view.found.runs == 10 and "10 runs" in screen.says.value
         assert list(screen.figure.data[0]["x"]) == pytest.approx(list(view.runs.measures["rise"][:6]))
         assert not screen.status.value

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import time
 
 import ipywidgets
 import pytest
+from waiting import rest
 
 import rwp_edu
-from rwp_edu import figures
-from rwp_edu.lab import PRESETS, controls, live
+from rwp_edu import clock, figures
+from rwp_edu.lab import PRESETS, controls, live, terrain
 from rwp_edu.parameters import Parameter
 from rwp_edu.settings import Entrant
 
@@ -34,6 +34,7 @@ def turn(screen, name: str = "", value=None) -> None:
 # From Python, while it trains
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "call, status",
     [
@@ -67,18 +68,23 @@ def test_what_was_left_while_it_trained_waits_as_paused():
     assert lab.status == "paused" and lab._run.updates
 
 
-def test_going_slower_goes_on_from_here():
+@pytest.mark.slow
+def test_going_slower_goes_on_from_here(ticks):
+    ticks(0.0002)
     lab = running()
-    end = time.perf_counter() + 1
-    while time.perf_counter() < end:
-        turn(lab.screen)
+    turns_for(1, lab)
     at = lab._run.updates
     assert at > 60
     turn(lab.screen, "pace", 20)
-    end = time.perf_counter() + 1
-    while time.perf_counter() < end:
+    turns_for(1, lab)
+    assert 15 <= lab._run.updates - at <= 25
+
+
+def turns_for(seconds, lab):
+    """What the loop does in so many seconds."""
+    end = clock.now() + seconds
+    while clock.now() < end:
         turn(lab.screen)
-    assert 5 <= lab._run.updates - at <= 30
 
 
 # What cannot be done
@@ -101,7 +107,8 @@ def test_a_wish_that_is_refused_does_not_stop_the_training(name, value, says):
     assert says not in lab.screen.status.value
 
 
-def test_a_wish_that_is_refused_does_not_stop_an_explorer():
+def test_a_wish_that_is_refused_does_not_stop_an_explorer(ticks):
+    ticks(terrain.SLICE)  # a few updates in every turn
     hills = rwp_edu.lab.landscape(methods="rwp", sigma=0.1)
     screen = hills.screen
     turn(screen, "toggle", ("rwp", False))
@@ -116,14 +123,14 @@ def test_a_picture_that_fails_once_does_not_end_the_loop(monkeypatch):
         lab = rwp_edu.lab.smoothing()
         screen = lab.screen
         screen.begin()
-        await asyncio.sleep(0.1)
+        await rest(screen)
         monkeypatch.setattr(type(lab), "traces", lambda self: 1 / 0)
         lab.set(sigma=0.3)
-        await asyncio.sleep(0.2)
+        await rest(screen)
         assert "ZeroDivisionError" in screen.status.value
         monkeypatch.undo()
         screen.store("sigma", 0.2)
-        await asyncio.sleep(0.2)
+        await rest(screen)
         assert not screen.status.value and not screen._task.done() and lab.state.sigma == 0.2
         lab.close()
 
@@ -137,6 +144,7 @@ def test_errors_are_text():
 # What the widgets show
 
 
+@pytest.mark.slow
 def test_a_measure_that_a_problem_does_not_have():
     lab = rwp_edu.lab.race(problem="fine-tuning", third="pac_bayes", **SMALL)
     lab.screen.draw()
@@ -288,6 +296,7 @@ def widgets() -> int:
     return len(ipywidgets.Widget.get_manager_state()["state"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("open_lab", [lambda: rwp_edu.lab.race(**SMALL), lambda: rwp_edu.lab.landscape(methods="sgd,rwp")])
 def test_a_cell_that_is_run_again_closes_what_it_showed_before(shell, open_lab):
     async def scene():
@@ -295,7 +304,7 @@ def test_a_cell_that_is_run_again_closes_what_it_showed_before(shell, open_lab):
         for shell.run in range(4):
             lab = open_lab()
             lab._repr_mimebundle_()
-            await asyncio.sleep(0.05)
+            await rest(lab.screen)
             seen.append((widgets(), len(asyncio.all_tasks())))
         assert seen[1] == seen[2] == seen[3]
         lab.close()

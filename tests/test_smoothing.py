@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from waiting import rest, until
 
 import rwp_edu
 from rwp_edu.curvature import Estimate, derivatives, gradient_variance, hessian, joined
@@ -184,6 +185,7 @@ def test_kurtosis_is_that_of_the_laws():
         assert abs(fourth.mean().item() - 3 - kurtosis) <= 4 * fourth.std().item() / 1000
 
 
+@pytest.mark.slow
 def test_networks_are_trained_and_know_their_mini_batches(network):
     name, it = network
     assert it.loss(it.w[None]).item() < 0.8 and it.w.dtype == torch.float64
@@ -240,6 +242,7 @@ def test_nothing_is_left_of_a_quadratic():
     assert finished(function="quartic", law="rademacher").text.count("exactly 0") == 1
 
 
+@pytest.mark.slow
 def test_what_is_said_about_a_network(monkeypatch):
     monkeypatch.setattr(subjects, "_MADE", {})
     lab = rwp_edu.lab.two_points(function="tanh", sigma=0.01)
@@ -327,26 +330,20 @@ def test_screen_of_smoothing():
         screen.show()
         before = all_shown(screen)
         screen.controls["sigma"].input.value = 0.2
-        await asyncio.sleep(0.2)
+        await rest(screen)
         assert lab.state.sigma == 0.2 and "gone" in screen.says.value and "level" in screen.controls["sigma"].ticks.value
         moved = {name for (name, x, y), (_, x2, y2) in zip(before, all_shown(screen)) if not np.array_equal(y, y2)}
         assert {"smoothed loss F", "f + σ²/2 tr H", "sharp minimum", "measured at σ"} <= moved and "loss f" not in moved
         screen.store("sigma", -1)
-        await asyncio.sleep(0.1)
+        await rest(screen)
         assert "sigma must be" in screen.status.value and lab.state.sigma == 0.2
         screen._task.cancel()
 
     asyncio.run(scene())
 
 
+@pytest.mark.slow
 def test_screen_of_two_points_works_by_itself():
-    async def until(holds):
-        for _ in range(400):
-            if holds():
-                return
-            await asyncio.sleep(0.02)
-        raise AssertionError("never")
-
     async def scene():
         lab = rwp_edu.lab.two_points(function="quadratic")
         screen = lab.screen

@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 import torch
+from waiting import rest
 
 import rwp_edu
 from rwp_edu.lab import UpdateState, arrows, exercises
@@ -66,15 +67,15 @@ def test_screen_follows_the_state_and_shows_errors():
         screen = lab.screen
         screen.show()
         screen.choice.value = "sam"
-        await asyncio.sleep(0.1)
+        await rest(screen)
         assert lab.state.method == "sam" and "SAM" in screen.says.value
         assert screen.controls["rho"].box in screen.left.children and screen.controls["sigma"].box not in screen.left.children
         drawn = screen.figure.plot_layout["annotations"][0]["x"]
         screen.controls["x"].input.value = 0.5
-        await asyncio.sleep(0.1)
+        await rest(screen)
         assert lab.state.x == 0.5 and screen.figure.plot_layout["annotations"][0]["x"] != drawn
         screen.store("rho", -1)
-        await asyncio.sleep(0.1)
+        await rest(screen)
         assert "rho must be" in screen.status.value and lab.state.rho > 0
         screen._task.cancel()
 

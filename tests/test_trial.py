@@ -19,6 +19,7 @@ def lab():
     return lab
 
 
+@pytest.mark.slow
 def test_one_seed_after_another_gives_what_all_at_once_give(lab):
     whole = evidence.check(CLAIMS["naive-noise-digits"], seeds=5)
     for key, values in whole.values.items():

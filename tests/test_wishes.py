@@ -6,10 +6,12 @@ import math
 
 import pytest
 import torch
+from waiting import PATIENCE
 
 import rwp_edu
 from rwp_edu import figures
 from rwp_edu.lab import live, words
+from rwp_edu.lab.screen import SLICE
 from rwp_edu.lab.state import EVERY, PRESETS, RaceState
 from rwp_edu.settings import Settings
 from rwp_edu.training import Mark, Run
@@ -106,17 +108,19 @@ def test_a_preset_of_another_problem_keeps_the_run_that_waited_there():
     assert lab.ghost is record and lab.record.settings.sigma == 0.2 and lab.asked == "too-much-noise"
 
 
-def test_a_step_ends_at_the_next_record_and_lets_others_in():
+def test_a_step_ends_at_the_next_record_and_lets_others_in(ticks):
+    ticks(0.6 * SLICE)  # a piece of an update in every turn
     lab = rwp_edu.lab.race(problem="images", methods="sgd,rwp", seeds=1, steps=20, record_every=4)
     turn(lab.screen, ("step", None))
     turns = 0
     while lab.screen.running:
         lab.screen.turn()
         turns += 1
-    assert turns > 1 and lab.record.updates.tolist() == [0, 4] and lab.status == "paused" and lab._run.whole
+    # three pieces an update, the first of which is done, and two of what is recorded
+    assert turns == 4 * 3 - 1 + 2 and lab.record.updates.tolist() == [0, 4] and lab.status == "paused" and lab._run.whole
     turn(lab.screen, ("step", None))
     turn(lab.screen, ("pause", None))
-    assert 4 < lab._run.updates < 8 and not lab.screen.running
+    assert lab._run.updates == 5 and not lab.screen.running
     turn(lab.screen, ("step", None))
     while lab.screen.running:
         lab.screen.turn()
@@ -146,7 +150,7 @@ def test_a_closed_measurement_leaves_no_process():
     lab.close()
     assert lab._team is None
     for process in team._processes:
-        process.wait(20)
+        process.wait(PATIENCE)
 
 
 # What is said
@@ -186,8 +190,9 @@ def test_no_difference_is_no_lead():
     assert "too close to call (paired difference 0.0" in lab.summary
 
 
-def test_counts_are_those_of_this_moment():
+def test_counts_are_those_of_this_moment(ticks):
     lab = rwp_edu.lab.race(methods="sgd,sam", seeds=2, steps=100, record_every=50)
+    ticks(0.01)
     lab.run(49)
     turn(lab.screen)
     assert "49 updates · 294 gradients" in lab.screen.counts.value and "· 0.0 s" not in lab.screen.counts.value

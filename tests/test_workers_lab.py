@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from time import perf_counter
 
 import pytest
 
@@ -147,8 +148,10 @@ def test_one_core_and_a_worker_that_ends(fake, monkeypatch):
 # ---------------------------------------------------------------------------------------------------------------- the clock
 
 
+@pytest.mark.slow
 @needs_cores
 def test_two_real_processes_measure():
+    began = perf_counter()
     with Team("cnn", 2) as team:
         found = [team.time(method, way, 1) for method, way in (("m-rwp", "two workers"), ("sam", "two shards"), ("sgd", "two threads"))]
         with pytest.raises(ValueError, match="one core, two threads"):
@@ -156,10 +159,12 @@ def test_two_real_processes_measure():
         with pytest.raises(ValueError, match="sgd, sam, m-rwp"):
             team.ask("nso", "one core")
     assert [(s.method, s.way) for s in found] == [("m-rwp", "two workers"), ("sam", "two shards"), ("sgd", "two threads")]
-    assert all(0 < s.milliseconds < 60_000 and 0 < s.busiest and 0 < s.ours < 3 for s in found)
+    assert 0 < sum(s.milliseconds for s in found) < 1000 * (perf_counter() - began)
+    assert all(0 < s.milliseconds and 0 < s.busiest and 0 < s.ours < 3 for s in found)
     assert all(process.poll() is not None for process in team._processes)
 
 
+@pytest.mark.slow
 @needs_cores
 def test_large_networks_are_made_one_at_a_time_on_both_ranks():
     pytest.importorskip("torchvision")

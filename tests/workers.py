@@ -12,15 +12,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing
+from waiting import PATIENCE
 
-PATIENCE = 120
 
 
 def _serve(rank: int, size: int, store: str, backend: str, pipe: Any) -> None:
     torch.set_num_threads(1)
     if backend == "nccl":
         torch.cuda.set_device(rank)
-    dist.init_process_group(backend, f"file://{store}", timedelta(seconds=60), world_size=size, rank=rank)
+    dist.init_process_group(backend, f"file://{store}", timedelta(seconds=PATIENCE), world_size=size, rank=rank)
     while (asked := pipe.recv()) is not None:
         work, arguments = asked
         try:

@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from rwp_edu import figures
+from rwp_edu import clock, figures
 from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, headed, toggled
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.figure_view import FigureView

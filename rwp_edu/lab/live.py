@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import html
-import time
 from contextlib import suppress
 from threading import get_ident
 from typing import Any
@@ -16,6 +15,7 @@ from weakref import WeakKeyDictionary
 
 from IPython import get_ipython
 
+from rwp_edu import clock
 from rwp_edu.lab.static_figure import StaticFigure
 
 HEADLESS = (
@@ -164,8 +164,8 @@ class Live:
     async def _collect(self) -> None:
         """Let in what arrives together: a burst of messages is applied at once."""
         await asyncio.sleep(0)
-        until = time.perf_counter() + BURST
-        while self._event.is_set() and time.perf_counter() < until:
+        until = clock.now() + BURST
+        while self._event.is_set() and clock.now() < until:
             self._event.clear()
             await asyncio.sleep(0.002)
 

@@ -6,12 +6,11 @@ import math
 from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
-from time import monotonic
 from typing import Any
 
 import ipywidgets as w
 
-from rwp_edu import datasets, problems
+from rwp_edu import clock, datasets, problems
 
 OTHER = "other pictures ..."
 MEGABYTES = {"cifar10": 170, "cifar100": 169, "fashion-mnist": 31}  # to download
@@ -39,9 +38,9 @@ class Download:
         return not self._thread.is_alive()
 
     def __str__(self) -> str:
-        if monotonic() > self._looked + 0.5:  # a folder may hold many files
+        if clock.now() > self._looked + 0.5:  # a folder may hold many files
             self._here = max(0, _size(datasets.place()) - self._before) // 10**6
-            self._looked = monotonic()
+            self._looked = clock.now()
         most = MEGABYTES[self.name]
         return f"downloading {self.name} into {datasets.place()}: {min(self._here, most)} of about {most} MB"
 

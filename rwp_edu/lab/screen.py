@@ -7,14 +7,13 @@ applies it, steps the run and draws, about ten times a second.
 from __future__ import annotations
 
 import html
-import time
 import weakref
 from threading import get_ident
 from typing import Any
 
 import ipywidgets as w
 
-from rwp_edu import figures, methods, problems
+from rwp_edu import clock, figures, methods, problems
 from rwp_edu.lab import words
 from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, plain, toggled
 from rwp_edu.lab.figure_view import FigureView
@@ -226,7 +225,7 @@ class Screen(Live):
         _running = weakref.ref(self)
         self.running, self._until, self.race.status = True, until, "running"
         self.race._run.background = True
-        self._clock = (time.perf_counter(), self.race._run.updates + self._to_record)
+        self._clock = (clock.now(), self.race._run.updates + self._to_record)
 
     @property
     def _to_record(self) -> int:
@@ -291,11 +290,11 @@ class Screen(Live):
             self._train()
         if self.race._run.collect():
             self._next_draw = 0.0
-        began = time.perf_counter()
+        began = clock.now()
         wait = self.figure.wait
         if not wait and (not self.running or began > self._next_draw):
             self.draw()
-            now = time.perf_counter()
+            now = clock.now()
             pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
             self._next_draw = now + max(pause, 4 * (now - began))
         if self.running:
@@ -307,14 +306,14 @@ class Screen(Live):
     def _train(self) -> None:
         run, pace = self.race._run, 0 if self._until else self.race.state.pace
         began, done = self._clock
-        if pace and abs(run.updates - done - (time.perf_counter() - began) * pace) > max(pace, self._to_record):
-            self._clock = began, done = time.perf_counter(), run.updates  # it was faster, or cannot keep up
-        end = time.perf_counter() + SLICE
+        if pace and abs(run.updates - done - (clock.now() - began) * pace) > max(pace, self._to_record):
+            self._clock = began, done = clock.now(), run.updates  # it was faster, or cannot keep up
+        end = clock.now() + SLICE
         with threads(run.engine.threads):
-            while not (run.finished and run.whole) and time.perf_counter() < end:
+            while not (run.finished and run.whole) and clock.now() < end:
                 if run.whole and run.updates == self._until:
                     break
-                if run.whole and pace and run.updates >= done + (time.perf_counter() - began) * pace:
+                if run.whole and pace and run.updates >= done + (clock.now() - began) * pace:
                     break
                 run.piece()
         if run.finished and run.whole:

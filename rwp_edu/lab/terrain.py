@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from functools import lru_cache
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwp_edu import figures, methods
+from rwp_edu import clock, figures, methods
 from rwp_edu.descent import Descent
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.parameters import Parameter, Values, counted, rounded
@@ -197,13 +196,13 @@ class Landscape(Explorer):
         if self.state != self._made_for:
             self._begin()
         self._slices += 1
-        end = time.perf_counter() + SLICE
+        end = clock.now() + SLICE
         left = [run for run in self._runs.values() if run.updates < self.state.steps]
         while left:
             for run in left:
                 run.advance(min(20, self.state.steps - run.updates))
             left = [run for run in left if run.updates < self.state.steps]
-            if time.perf_counter() > end:
+            if clock.now() > end:
                 break
         if not left and not self._ended:
             name = self.state.methods[len(self._found)]
