@@ -279,8 +279,8 @@ class Run:
         seconds.
         """
         last = self.record.marks[-1] if self.record.marks else None
-        soon = self.background and perf_counter() - self._moved < PAUSE
-        self._moved = perf_counter()
+        soon = self.background and clock.now() - self._moved < PAUSE
+        self._moved = clock.now()
         if last is not None and last.name == name and last.gesture is not None and (soon or last.update == self.updates):
             return last.gesture
         return 1 + max((mark.gesture or 0 for mark in self.record.marks), default=0)

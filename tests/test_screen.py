@@ -230,7 +230,7 @@ def test_labels_of_ticks_do_not_overlap(ticks):
 
 def drawn(lab) -> dict[str, str]:
     """The lines of the mean curves, as chips show them."""
-    found = {t.legendgroup: (t.line.color, t.line.dash) for t in lab.screen.figure.data if t.mode == "lines" and t.line.width == 2.2}
+    found = {t["legendgroup"]: (t["line"]["color"], t["line"]["dash"]) for t in lab.screen.figure.data if t["mode"] == "lines" and t["line"]["width"] == 2.2}
     return {name: figures.swatch(look) for name, look in found.items()}
 
 
