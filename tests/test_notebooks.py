@@ -178,6 +178,8 @@ def run(notebook, home):
         "--override-ini=addopts=",
         "-p",
         "no:cacheprovider",
+        "-p",
+        "rwp_edu.no_grammar",
     ]
     env = os.environ | {
         "RWP_EDU_HEADLESS_STEPS": "20",
