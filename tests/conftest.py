@@ -39,7 +39,7 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduler(config, log)
 
 
-SLOW_EXAMPLES = ("rwp_edu.evidence.check", "rwp_edu.lab.trial.Trial")  # in docstrings, where no mark can be
+SLOW_EXAMPLES = ("rwp_edu.evidence.check", "rwp_edu.lab.trial.Trial", "rwp_edu.problems.fine_tuning.FineTuning")  # in docstrings, where no mark can be
 
 
 def pytest_collection_modifyitems(items):
