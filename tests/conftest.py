@@ -39,6 +39,15 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduler(config, log)
 
 
+SLOW_EXAMPLES = ("rwp_edu.evidence.check", "rwp_edu.lab.trial.Trial", "rwp_edu.problems.fine_tuning.FineTuning")  # in docstrings, where no mark can be
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.name in SLOW_EXAMPLES:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def one_thread():
     torch.set_num_threads(1)

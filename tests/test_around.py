@@ -73,6 +73,7 @@ def test_the_plane_through_three_solutions_holds_them(race):
     assert ends == pytest.approx(race.record.train_loss[-1, [1, 2], 0], rel=0.02)
 
 
+@pytest.mark.slow
 def test_test_loss_and_other_seeds(race):
     train, test = (race.around(run=1, data=data) for data in ("train", "test"))
     for view in (train, test):
@@ -114,6 +115,7 @@ def test_what_cannot_be(race):
         lab.race(methods="sgd,rwp", seeds=1).around(along="solutions")
 
 
+@pytest.mark.slow
 def test_looking_again_closes_what_was_open(race):
     screen = race.screen
     screen._asked = [("look", None)]
@@ -193,6 +195,7 @@ def diverged():
     return race
 
 
+@pytest.mark.slow
 def test_beside_a_diverged_run_the_others_are_seen(diverged):
     for along in TABLE["along"].choices:
         view = diverged.around(entrant="rwp", along=along)

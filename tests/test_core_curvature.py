@@ -166,6 +166,7 @@ def test_variance_of_a_pair_in_matrix_sensing(sensing, k):
     within(gradient_variance(gradient, w, 0.3, "two-point", k, draws=1000), 0.3**4 / 2 * change / k)
 
 
+@pytest.mark.slow
 def test_variances_of_a_network_have_their_leading_terms(network):
     loss, gradient, w = network
     slope, change = hessian(loss, w).square().sum().item(), dense_third(loss, w).square().sum().item()

@@ -145,6 +145,7 @@ def test_a_state_dict_does_not_move_with_the_optimizer(toy, same, name):
     assert same(own, before)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clone", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
 @pytest.mark.parametrize("at", [0, 2])
 @pytest.mark.parametrize("name", METHODS)

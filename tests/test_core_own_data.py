@@ -321,6 +321,7 @@ class Numbers(torch.utils.data.Dataset):
 FEW = [(torch.zeros(4, 5), torch.tensor([0, 1, 0, 1]))]
 
 
+@pytest.mark.slow
 def test_workers_that_persist_give_every_example_of_an_epoch(tmp_path):
     loader = DataLoader(Numbers(), 10, shuffle=True, num_workers=1, persistent_workers=True)
     problems.add("numbers", lambda: nn.Linear(5, 2), loader, FEW)

@@ -28,7 +28,10 @@ def trained(problem, steps=12, **changes):
     return run
 
 
-@pytest.fixture(scope="module", params=PROBLEMS)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) if row.engine == "one by one" else name for name, row in PROBLEMS.items()]
+
+
+@pytest.fixture(scope="module", params=SLOW)
 def run(request):
     return trained(request.param, methods=tuple(METHODS), k=2)
 

@@ -47,6 +47,7 @@ def network(runs=None, activation="tanh"):
 # On average
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("law", LAWS)
 def test_average_rise_of_a_quadratic(law, kind):

@@ -274,6 +274,7 @@ def test_cores_are_shared_out_and_given_back():
         torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_a_race_with_points_at_once_is_the_same_race(tmp_path):
     from rwp_edu import checkpoints
 

@@ -405,6 +405,7 @@ def test_flatness_is_measured_when_asked_and_changes_nothing():
     assert watched.record.marks == [] and watched.flatness_seconds > 0 and watched.looks == 4
 
 
+@pytest.mark.slow
 def test_flatness_agrees_with_the_dense_hessian():
     run = trained(small(methods="sgd", flatness_every=100, seeds=4))
     problem, w = run.problem, run.base.w.double()

@@ -53,6 +53,7 @@ def test_another_rise_needs_no_new_training(lab):
     lab.set(rise=0.2)
 
 
+@pytest.mark.slow
 def test_all_images_and_a_mini_batch_differ(lab):
     other = distances(width="16", updates="30", data="all images")
     assert "Training" in other.text

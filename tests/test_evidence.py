@@ -167,6 +167,7 @@ def test_a_claim_whose_run_diverged_says_so_and_has_no_verdict_of_its_own(tmp_pa
     assert json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)["claims"][0]["statements"][0]["mean"] is None
 
 
+@pytest.mark.slow
 def test_one_claim_for_real():
     """Its published direction is far outside any noise: with six seeds the difference is over 30 standard errors."""
     result = evidence.check(CLAIMS["matrix-sensing-small-start"], quick=True)
@@ -202,6 +203,7 @@ def test_the_report_says_what_was_measured(results, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(report.NAMES)
 
 
+@pytest.mark.slow
 def test_a_report_can_be_read_back_and_is_judged_anew(results, tmp_path, monkeypatch):
     report.write(results, tmp_path)
     for kept, result in zip(report.read(tmp_path), results, strict=True):
@@ -247,6 +249,7 @@ def test_the_command_writes_a_report(tmp_path, capsys):
     assert code == 0 and "naive-noise-digits" in out and (tmp_path / "new" / "report.html").exists()
 
 
+@pytest.mark.slow
 def test_a_report_grows_and_is_never_replaced(tmp_path, capsys):
     asked = ("--seeds", "2", "--out", str(tmp_path))
     assert command(capsys, "naive-noise-digits", *asked)[0] == 0

@@ -145,6 +145,7 @@ def test_copied_code_runs_as_pasted_and_repeats_the_run(method):
     assert printed(lab.code()) == pytest.approx(lab.record.test_accuracy[-1, 0, 0], abs=2e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["sgd", "nso:k=2", "m-rwp", "lpf-sgd:k=3", "sam:scale=cosine", "arwp", "rwp:swa=0.5"])
 def test_copied_code_of_matrix_sensing_repeats_the_run(method):
     lab = rwp_edu.lab.race(problem="sensing", methods=method, seeds=1, steps=60, seed=3, d=10, n=60)

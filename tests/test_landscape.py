@@ -80,6 +80,7 @@ def test_a_surface_brings_its_start_and_learning_rate_and_nothing_else():
     assert state.replace(surface="sharp and wide").lr == LandscapeState().lr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("surface", SURFACES)
 def test_the_starts_lie_in_the_picture_and_the_runs_stay_finite(surface):
     lab = landscape(surface=surface, steps=60)

@@ -179,6 +179,8 @@ def run(notebook, home, *options):
         "--override-ini=addopts=",
         "-p",
         "no:cacheprovider",
+        "-p",
+        "rwp_edu.no_grammar",
     ]
     env = os.environ | {
         "RWP_EDU_HEADLESS_STEPS": "20",

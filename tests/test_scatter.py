@@ -96,6 +96,7 @@ def small():
     return pool
 
 
+@pytest.mark.slow
 def test_flatness_is_in_the_record(small):
     assert small.finished and small.looks == 4 and not small.work()
     row, w = small.record.rows[-1], small.run.base.w.view(15, 2, -1)

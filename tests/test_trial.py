@@ -27,6 +27,7 @@ def test_one_seed_after_another_gives_what_all_at_once_give(lab):
     assert [j.status for j in lab.result().judgements] == [j.status for j in whole.judgements]
 
 
+@pytest.mark.slow
 def test_a_trace_per_quantity_and_an_interval_that_ends_at_the_judgement(lab):
     drawn = {trace["name"]: trace for trace in lab.traces()}
     assert len(drawn["one seed"]["x"]) == 4 * 5 and len(drawn["mean"]["x"]) == 4
@@ -37,6 +38,7 @@ def test_a_trace_per_quantity_and_an_interval_that_ends_at_the_judgement(lab):
     assert 100 * judged.low == pytest.approx(drawn["95 % interval"]["y"][1]) and judged.status in lab.text
 
 
+@pytest.mark.slow
 def test_more_seeds_keep_what_is_known_and_another_first_seed_shares_it(lab):
     before = lab.values["sgd", "test_accuracy"]
     lab.set(seeds=6)
