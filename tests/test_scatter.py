@@ -200,7 +200,7 @@ def few(monkeypatch):
 @pytest.mark.slow
 def test_it_trains_in_slices_and_once(few):
     view = scatter()
-    assert view.text.startswith("training 30 runs on 300 digits") and view.found is None
+    assert view.text.startswith("Training 30 runs on 300 digits") and view.found is None
     seen = set()
     while view.work():
         seen.add(view.text[:20])
