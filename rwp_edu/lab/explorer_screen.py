@@ -24,6 +24,7 @@ class ExplorerScreen(Live):
 
     def __init__(self, owner: Explorer):
         super().__init__(owner)
+        self._more = False
         self._works = type(owner).work is not Explorer.work
         self.make = Maker()
         make, rows = self.make, owner.rows
@@ -64,9 +65,12 @@ class ExplorerScreen(Live):
         asked = self.obey()
         with one_thread():
             more = self._works if asked and not self.figure.wait else self.owner.work()
-            if not (wait := self.figure.wait):
-                self.draw()
-        return self.owner.pause if more else wait or None
+            self.due |= asked or more or self._more
+            self._more = more
+            if self.figure.wait:
+                return self.owner.pause if more else self.figure.wait
+            self.draw() if self.due else self.figure.flush()
+        return self.owner.pause if more else None
 
     def end(self) -> None:
         self.owner.ended()
@@ -98,3 +102,4 @@ class ExplorerScreen(Live):
         if self.setting.value != setting:
             self.setting.value = setting
         self.figure.show(owner.traces(), {**figures.PLAIN, **owner.layout(), "meta": self.shown_values()})
+        self.due = False

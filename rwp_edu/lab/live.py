@@ -47,6 +47,7 @@ class Live:
         self._task: asyncio.Task | None = None
         self._showing: int | None = None  # the thread that is moving the widgets itself
         self.still = StaticFigure(owner)
+        self.due = True  # has anything changed since the last drawing?
 
     def store(self, name: str, value: Any) -> None:
         """Remember that something was asked for, unless the screen itself is moving its widgets: a hand on a slider may come
@@ -85,7 +86,7 @@ class Live:
 
     def changed(self) -> None:
         """The owner has moved by other hands than those on the screen."""
-        self.error = ""
+        self.error, self.due = "", True
         self.wake()
 
     def from_page(self, message: dict[str, Any]) -> None:
@@ -96,7 +97,7 @@ class Live:
             if message["trace"] in self.POINTED and None not in at:
                 self.store(POINTER[kind], at)
         elif kind == "failed":
-            self.error = html.escape(f"the page cannot draw this figure: {message['text']}", quote=False)
+            self.due, self.error = True, html.escape(f"the page cannot draw this figure: {message['text']}", quote=False)
             self.wake()
         elif kind == "image":
             self.still.image(message["url"])

@@ -20,6 +20,7 @@ from rwp_edu.lab.figure_view import FigureView
 from rwp_edu.lab.live import Live, complaint, told
 from rwp_edu.lab.opening import MEGABYTES, OTHER, Download, Opening
 from rwp_edu.lab.state import PRESETS, VIEW
+from rwp_edu.parameters import counted
 from rwp_edu.settings import parameters
 from rwp_edu.training import threads
 
@@ -235,7 +236,7 @@ class Screen(Live):
 
     def stop(self, status: str) -> None:
         if self.running:
-            self.running, self.race.status = False, status
+            self.running, self.race.status, self.due = False, status, True
 
     def _leave_for(self, problem: str) -> None:
         self.race.set(problem=problem)
@@ -263,6 +264,7 @@ class Screen(Live):
                 self._leave_for(got.name)
             except Exception as error:
                 self.error = told(error)
+            self.due = True
 
     def _look_around(self) -> None:
         """Open what is around the runs as they are now, in place of what was open."""
@@ -283,25 +285,35 @@ class Screen(Live):
     # The loop
 
     def turn(self) -> float | None:
+        """What was asked for is shown at once, before the training goes on."""
         if self.obey():
-            self._next_draw = 0.0
+            self._next_draw, self.due = 0.0, True
+            self._draw_in_time()
         self._receive()
         if self.running:
             self._train()
+            self.due = True
         if self.race._run.collect():
-            self._next_draw = 0.0
-        began = clock.now()
-        wait = self.figure.wait
-        if not wait and (not self.running or began > self._next_draw):
-            self.draw()
-            now = clock.now()
-            pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
-            self._next_draw = now + max(pause, 4 * (now - began))
+            self._next_draw, self.due = 0.0, True
+        self._draw_in_time()
         if self.running:
             return 0.01 if self.race.state.pace else 0.001
         if self.race._run.looking or self.download:
+            self.due = True
             return 0.05 if self.race._run.looking else 0.5
-        return wait or None
+        return self.figure.wait if self.due else None
+
+    def _draw_in_time(self) -> None:
+        """Draw what is due, unless the page still draws the last frame or a frame of the training would come too soon."""
+        began = clock.now()
+        if self.figure.wait or self.running and began <= self._next_draw:
+            return
+        if not self.due:
+            return self.figure.flush()
+        self.draw()
+        now = clock.now()
+        pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
+        self._next_draw = now + max(pause, 4 * (now - began))
 
     def _train(self) -> None:
         run, pace = self.race._run, 0 if self._until else self.race.state.pace
@@ -369,18 +381,19 @@ class Screen(Live):
             self._showing = None
         self._say()
         self._draw_figure()
+        self.due = False
 
     def _say(self) -> None:
         race = self.race
         self.says.value = f"<div class='rwp-says'>{race.summary}</div>"
         asked = PRESETS.get(race.asked)
-        self.question.value = f"<div class='rwp-question'><b>{asked.title}.</b> {asked.question}</div>" if asked else ""
+        self.question.value = f"<div class='rwp-question'><b>{asked.heading}</b> {asked.question}</div>" if asked else ""
         shown = [group for group, name in zip(race._run.groups, race.record.entrants) if name in race.shown]
         gradients = int(sum(group.work for group in shown)) * race.record.settings.seeds
         spent = race._run.flatness_seconds
         flatness = f" · flatness {spent:.1f} s" if spent else ""
         self.counts.value = (
-            f"<span class='rwp-counts'>&nbsp;{race._run.updates} updates · {gradients:,} gradients · "
+            f"<span class='rwp-counts'>&nbsp;{counted(race._run.updates, "update")} · {gradients:,} gradients · "
             f"{sum(group.seconds for group in shown):.1f} s{flatness}</span>"
         )
         waits = f" · Reset applies: {', '.join(name.replace('_', ' ') for name in race.waiting)}" if race.waiting else ""
