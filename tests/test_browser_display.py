@@ -131,7 +131,7 @@ def test_a_page_that_is_loaded_again_and_a_kernel_that_is_restarted(page):
     page.evaluate("jupyterapp.commands.execute('docmanager:save')")
     page.reload()
     until(page, f"{META.format(0, 'sigma')} === 0.11")
-    assert page.evaluate("getComputedStyle(document.querySelector('.rwp-still').closest('.jp-OutputArea-child')).display") == "none"
+    assert page.evaluate("getComputedStyle(document.querySelector('.rwp-still')).display") == "none"
     assert [text for text in page.errors if "favicon" not in text] == []
     python(page, "shown.set(sigma=0.12)")
     until(page, f"{META.format(0, 'sigma')} === 0.12")

@@ -13,7 +13,6 @@ import ipywidgets as w
 import numpy as np
 
 from rwp_edu import figures, methods
-from rwp_edu.lab.static_figure import STYLE as STILL
 from rwp_edu.parameters import Parameter
 from rwp_edu.settings import Entrant
 
@@ -43,7 +42,7 @@ STYLE = """<style>
 .rwp-lab .jupyter-widgets-disconnected::before {content: none}
 .rwp-lab.jupyter-widgets-disconnected::before {content: "No kernel answers this lab: run this cell again."; display: block; padding: 8px;
   font: bold 14px var(--jp-ui-font-family); color: var(--jp-ui-font-color1); background: var(--jp-warn-color3, #ffe0b2); width: auto; height: auto}
-</style>""" + STILL
+</style>"""
 
 
 class Maker:

@@ -77,7 +77,9 @@ class ExplorerScreen(Live):
         super().end()
 
     def draw(self) -> None:
+        """Bring the figure, which the eye is on, and then every widget in line with the state."""
         owner, state = self.owner, self.owner.state
+        self.figure.show(owner.traces(), {**figures.PLAIN, **owner.layout(), "meta": self.shown_values()})
         self._showing = get_ident()
         try:
             if self.choice:
@@ -101,5 +103,4 @@ class ExplorerScreen(Live):
             self.says.value = said
         if self.setting.value != setting:
             self.setting.value = setting
-        self.figure.show(owner.traces(), {**figures.PLAIN, **owner.layout(), "meta": self.shown_values()})
         self.due = False

@@ -118,7 +118,9 @@ export default () => {
     render({ model, el }) {
       const node = document.createElement("div");
       node.className = "rwp-figure";
-      el.append(node);
+      const style = document.createElement("style");
+      style.textContent = `.${model.get("still")} { display: none }`;
+      el.append(style, node);
       let shown, gone = false;
       load(model).then((plotly) => {
         if (gone) return;

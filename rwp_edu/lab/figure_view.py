@@ -95,9 +95,11 @@ class FigureView(anywidget.AnyWidget):
 
     _esm = (Path(__file__).parent / "figure_view.js").read_text(encoding="utf-8")
     plotly_id = t.Unicode().tag(sync=True)
+    still = t.Unicode().tag(sync=True)  # a class of outputs that are hidden where this figure is alive
 
     def __init__(self, event: Callable[[dict[str, Any]], None], clock: Callable[[], float] = time.perf_counter, **traits: Any):
         super().__init__(plotly_id=shared_plotly().model_id, **traits)
+        self.still = f"rwp-still-{self.model_id}"
         self.data: list[dict[str, Any]] = []
         self.plot_layout: dict[str, Any] = {}
         self._event, self._clock = event, clock

@@ -114,7 +114,7 @@ class Live:
         _move_in(self)
         self.begin()
         self.draw()
-        self.still.show()
+        self.still.show(self.figure)
         return self.box._repr_mimebundle_(**options)
 
     def begin(self) -> None:

@@ -347,9 +347,10 @@ class Screen(Live):
     # Drawing
 
     def draw(self) -> None:
-        """Bring every widget in line with the state, and the picture with the record."""
+        """Bring the figure in line with the record, and then every widget with the state."""
         race, state = self.race, self.race.state
         self._leave_around()
+        self._draw_figure()
         self._showing = get_ident()
         try:
             self._make_controls()
@@ -380,7 +381,6 @@ class Screen(Live):
         finally:
             self._showing = None
         self._say()
-        self._draw_figure()
         self.due = False
 
     def _say(self) -> None:
@@ -393,7 +393,7 @@ class Screen(Live):
         spent = race._run.flatness_seconds
         flatness = f" · flatness {spent:.1f} s" if spent else ""
         self.counts.value = (
-            f"<span class='rwp-counts'>&nbsp;{counted(race._run.updates, "update")} · {gradients:,} gradients · "
+            f"<span class='rwp-counts'>&nbsp;{counted(race._run.updates, 'update')} · {gradients:,} gradients · "
             f"{sum(group.seconds for group in shown):.1f} s{flatness}</span>"
         )
         waits = f" · Reset applies: {', '.join(name.replace('_', ' ') for name in race.waiting)}" if race.waiting else ""

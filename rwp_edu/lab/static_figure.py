@@ -1,6 +1,6 @@
 """The figure of a lab in a notebook that is opened or exported without its kernel.
 
-Beside the widgets a second output holds a still figure; style sheets hide it as long as the widgets are alive. A page that shows the
+Beside the widgets a second output holds a still figure, which the live one hides by its class. A page that shows the
 widgets sends it as an image when the screen is at rest. Where a notebook is executed without a page (nbconvert, nbclient), it is an
 HTML figure, renewed after every cell.
 """
@@ -13,9 +13,6 @@ from typing import Any
 from IPython import get_ipython
 from IPython.display import display
 
-STYLE = "<style>" + "".join(
-    f"{child}:has(.rwp-still):has(+ {child} .rwp-lab) {{display: none}}" for child in (".jp-OutputArea-child", ".output_area")
-) + "</style>"  # fmt: skip
 CONFIG = {"displayModeBar": False}
 
 _carrier: StaticFigure | None = None  # the one whose HTML brings plotly.js for all of this kernel
@@ -32,14 +29,15 @@ class StaticFigure:
         self._number = 0  # of the last frame that there is an image of
         self._html = ""
 
-    def show(self) -> None:
+    def show(self, view: Any) -> None:
         """Make the output, in the cell that is being executed."""
+        self._class = view.still
         shell = get_ipython()
         if not hasattr(shell, "kernel"):
             return
         has_page = "cellId" in getattr(shell, "get_parent", dict)().get("metadata", {})
         self._number, self._html = 0, "" if has_page else self._figure()
-        self._output = display({"text/html": _framed(self._html)}, raw=True, display_id=True)
+        self._output = display({"text/html": self._framed(self._html)}, raw=True, display_id=True)
         if not has_page:
             shell.events.register("post_run_cell", self._after_cell)
 
@@ -58,7 +56,7 @@ class StaticFigure:
 
     def image(self, url: str) -> None:
         if self._output is not None and url.startswith("data:image/png;base64,"):
-            self._output.update({"text/html": _framed(f'<img alt="{html.escape(self._says)}" src="{url}">')}, raw=True)
+            self._output.update({"text/html": self._framed(f'<img alt="{html.escape(self._says)}" src="{url}">')}, raw=True)
 
     @property
     def _says(self) -> str:
@@ -75,8 +73,7 @@ class StaticFigure:
             get_ipython().events.unregister("post_run_cell", self._after_cell)
         elif self._html != (now := self._figure()):
             self._html = now
-            self._output.update({"text/html": _framed(now)}, raw=True)
+            self._output.update({"text/html": self._framed(now)}, raw=True)
 
-
-def _framed(content: str) -> str:
-    return f'<div class="rwp-still">{content}</div>'
+    def _framed(self, content: str) -> str:
+        return f'<div class="rwp-still {self._class}">{content}</div>'
