@@ -283,7 +283,7 @@ for update in range(500):
     w = w - 0.02 * (problem.gradient(w + v) + problem.gradient(w - v)) / 2
     W = step(W, V)
     np.testing.assert_allclose(w.view(5, 5), W, rtol=1e-9, atol=1e-9)
-print({name: round(value.item(), 4) for name, value in problem.measure(w).items()})
+print(*(f"{name.replace('_', ' ')} {value.item():.4f}" for name, value in problem.measure(w).items()), sep=", ")
 
 # %% [markdown]
 # In a training loop of yours, `rwp_edu.optim.NSO` does the same to any model; *copy as code* under the lab shows it for this problem.
