@@ -345,6 +345,6 @@ def test_minimum_of_another_run_leaves_nothing_in_the_log(race, caplog, recwarn)
         screen.controls["entrant"].input.value = name
         view.finish()
         screen.turn()
-        assert view.state.entrant == name and not screen.error and f"around {around._label(name)}" in str(screen._plan["annotations"])
+        assert view.state.entrant == name and not screen.error and f"around {around._label(name)}" in str(screen.figure.plot_layout["annotations"])
     assert not caplog.records and not [w for w in recwarn if "truth value" in str(w.message)]
     view.close()

@@ -29,10 +29,10 @@ def test_flatness_and_looking_around(page):
 
     page.locator(".rwp-lab button:has-text('Look around')").first.click()
     plot = "[...document.querySelectorAll('.rwp-lab .js-plotly-plot')].find(p => p.data.some(t => t.name === 'scale'))"
-    until(page, f"{plot}.data.find(t => t.name === 'spectrum of RWP').y.length === 500")
+    until(page, f"{plot}.data.find(t => t.name === 'eigenvalues of RWP').y.length === 10")
     area = page.locator(".rwp-lab .rwp-lab .js-plotly-plot .nsewdrag").first
     click_until(page, area, 0.75, 0.75, "document.body.innerText.includes('At the cross, ')")
-    x, y = map(float, python(page, "s = lab.screen._around.owner.state; print(s.x, s.y)").split())
+    x, y = map(float, python(page, "s = lab.screen._around.owner.state; print(s.x / s.reach, s.y / s.reach)").split())
     assert (x, y) == pytest.approx((0.5, 0.5), abs=0.05)
     page.locator(".rwp-lab button:has-text('other solutions')").click()
     until(page, f"{plot}.data.find(t => t.name === 'runs').x.length === 3")

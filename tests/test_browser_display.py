@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import nbformat
@@ -150,16 +148,3 @@ def test_a_notebook_that_is_opened_without_its_kernel_shows_its_figures(page):
     page.evaluate("jupyterapp.shell.currentWidget.sessionContext.shutdown()")
     page.reload()
     until(page, "[...document.querySelectorAll('.rwp-still img')].some(image => image.offsetParent && image.naturalWidth > 300)")
-
-
-def test_an_exported_notebook_shows_its_figures(tmp_path):
-    cells = ["from rwp_edu import lab\nhills = lab.smoothing()\nhills", "hills.set(sigma=0.2)", "race = lab.race(methods='sgd,rwp', seeds=1, steps=20)\nrace", "race.run()"]
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    nbformat.write(notebook, tmp_path / "labs.ipynb")
-    command = [sys.executable, "-m", "nbconvert", "--execute", "--to", "html", str(tmp_path / "labs.ipynb")]
-    environment = {key: value for key, value in os.environ.items() if key != "RWP_EDU_HEADLESS_STEPS"}
-    subprocess.run(command, check=True, capture_output=True, env=environment | {"IPYTHONDIR": str(tmp_path), "JUPYTER_CONFIG_DIR": str(tmp_path)})
-    with browser() as page:
-        page.goto((tmp_path / "labs.html").as_uri())
-        until(page, "document.querySelectorAll('.rwp-still .main-svg').length >= 2")
-        until(page, "document.body.innerText.includes('At σ = 0.2') && document.querySelectorAll('.js-plotly-plot')[1].data.some(t => t.name === 'RWP' && t.x.length === 3)")

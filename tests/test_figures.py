@@ -68,7 +68,7 @@ def test_a_gesture_leaves_one_mark():
 
 def test_changes_of_a_hand_are_one_gesture(monkeypatch):
     clock = iter(np.arange(0.0, 1e6, 0.5))
-    monkeypatch.setattr("rwp_edu.training.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("rwp_edu.clock.now", lambda: next(clock))
     run = Run(Settings(methods="rwp,sam", seeds=1, steps=1000))
     run.background = True  # on a live screen
     run.advance(1)

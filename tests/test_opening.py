@@ -25,7 +25,7 @@ def turn(screen, name, value):
 
 @pytest.fixture
 def lab():
-    return race(steps=20, record_every=10, seeds=1, methods="sgd")
+    return race(steps=100, record_every=10, seeds=1, methods="sgd")
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from rwp_edu.lab.figure_view import FigureView
 from rwp_edu.lab.live import POINTER, Live, complaint
 from rwp_edu.training import one_thread
 
+HAND = 0.1  # seconds of rest before long work follows a move of the hand
 WIDTH = {"width": "306px"}
 
 
@@ -70,7 +71,7 @@ class ExplorerScreen(Live):
             if self.figure.wait:
                 return self.owner.pause if more else self.figure.wait
             self.draw() if self.due else self.figure.flush()
-        return self.owner.pause if more else None
+        return (HAND if asked else self.owner.pause) if more else None
 
     def end(self) -> None:
         self.owner.ended()

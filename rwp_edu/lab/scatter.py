@@ -50,7 +50,7 @@ class Scatter(Explorer):
     """Test accuracy against a measure of flatness, run by run.
 
     >>> view = scatter(measure="rise", labels="clean")
-    >>> view.state.measure, "training" in view.text
+    >>> view.state.measure, "Training 144 runs" in view.text
     ('rise', True)
     """
 

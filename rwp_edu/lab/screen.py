@@ -1,4 +1,4 @@
-"""The screen of a race: ipywidgets on the left, one Plot on the right, one live loop that alone draws.
+"""The screen of a race: ipywidgets on the left, one figure on the right, one live loop that alone draws.
 
 Callbacks of widgets may come at any time, from any thread: they only store what was asked for. The loop, an asyncio task,
 applies it, steps the run and draws, about ten times a second.
@@ -350,10 +350,10 @@ class Screen(Live):
         """Bring the figure in line with the record, and then every widget with the state."""
         race, state = self.race, self.race.state
         self._leave_around()
-        self._draw_figure()
         self._showing = get_ident()
         try:
             self._make_controls()
+            self._draw_figure()
             if self.problem.options != (known := tuple(self._problems())):
                 self.problem.options = known
             self.problem.value = state.problem

@@ -19,7 +19,7 @@ from rwp_edu.problems.surfaces import SHARP_AND_WIDE, SURFACES, Surface, grid
 from rwp_edu.settings import Entrant, entrants
 
 SIDE, SEEDS, WATCHED = 9, 4, (0, 8, 40, 72, 80)
-SLICE, SLICES = 0.04, 6  # seconds of work between two looks; slices after which unfinished runs are drawn
+SLICE, SLICES = 0.02, 15  # seconds of work between two looks; slices after which unfinished runs are drawn
 # Where and how the runs start on each surface, and the largest scale a slider offers.
 HERE: dict[str, dict[str, Any]] = {
     "sharp and wide": {"reach": 0.4, "x": -0.5, "y": 0.0, "spread": 0.4, "lr": 0.01, "gradient_noise": 1.0},
