@@ -7,7 +7,7 @@ from typing import Any
 
 import ipywidgets as w
 
-from rwp_edu import clock, figures
+from rwp_edu import figures
 from rwp_edu.lab.controls import STYLE, Chips, Control, Maker, headed, toggled
 from rwp_edu.lab.explorer import Explorer
 from rwp_edu.lab.figure_view import FigureView
@@ -15,6 +15,7 @@ from rwp_edu.lab.live import POINTER, Live, complaint
 from rwp_edu.training import one_thread
 
 HAND = 0.1  # seconds of rest before long work follows a move of the hand
+DRAW_EVERY = 0.1  # seconds between two pictures of work in progress, at least
 WIDTH = {"width": "306px"}
 
 
@@ -64,14 +65,16 @@ class ExplorerScreen(Live):
     def turn(self) -> float | None:
         """What was asked for is shown at once; what takes long follows in later frames."""
         asked = self.obey()
+        if asked:
+            self._next_draw = 0.0
         with one_thread():
             more = self._works if asked and not self.figure.wait else self.owner.work()
             self.due |= asked or more or self._more
             self._more = more
-            if self.figure.wait:
-                return self.owner.pause if more else self.figure.wait
-            self.draw() if self.due else self.figure.flush()
-        return (HAND if asked else self.owner.pause) if more else None
+            self.draw_in_time(more, DRAW_EVERY)
+        if more:
+            return HAND if asked else self.owner.pause
+        return self.figure.wait if self.due else None
 
     def end(self) -> None:
         self.owner.ended()

@@ -107,13 +107,14 @@ class FigureView(anywidget.AnyWidget):
         self.number = 0  # of the last frame
         self._sent: tuple[list[dict[str, Any]], dict[str, Any]] | None = None  # what the page has; None: nothing
         self._sent_at: float | None = None  # when the frame in flight was sent
+        self.took = 0.0  # seconds from sending the last frame until the page had drawn it
         self.on_msg(lambda _, content, buffers: self._receive(content))
 
     def _receive(self, content: dict[str, Any]) -> None:
         if content["type"] == "ready":
             self._open, self._sent, self._sent_at = True, None, None
-        elif content["type"] in ("drawn", "failed") and content.get("number", self.number) >= self.number:
-            self._sent_at = None
+        elif content["type"] in ("drawn", "failed") and content.get("number", self.number) >= self.number and self._sent_at is not None:
+            self.took, self._sent_at = self._clock() - self._sent_at, None
         self._event(content)
 
     @property

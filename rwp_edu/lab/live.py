@@ -23,6 +23,7 @@ HEADLESS = (
 )
 
 POINTER = {"click": "clicked", "hover": "hovered"}
+LONGEST = 0.3  # seconds between two pictures of work in progress, at most
 BURST = 0.05  # seconds for which messages that arrive one after another are collected before they are applied
 
 
@@ -45,9 +46,11 @@ class Live:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._event: asyncio.Event | None = None
         self._task: asyncio.Task | None = None
+        self._obeying = False  # is it the loop that moves the owner?
         self._showing: int | None = None  # the thread that is moving the widgets itself
         self.still = StaticFigure(owner)
         self.due = True  # has anything changed since the last drawing?
+        self._next_draw = 0.0  # when work in progress may be drawn again
 
     def store(self, name: str, value: Any) -> None:
         """Remember that something was asked for, unless the screen itself is moving its widgets: a hand on a slider may come
@@ -62,7 +65,7 @@ class Live:
 
     def obey(self) -> bool:
         """Apply what was asked for; was there anything? What cannot be done is said, and what goes on goes on."""
-        anything, refused = bool(self._asked), ""
+        anything, refused, self._obeying = bool(self._asked), "", True
         if any(name not in self.LOOKS for name, _ in self._asked):
             self.error = ""
         while self._asked:
@@ -73,6 +76,7 @@ class Live:
                 self.apply(name, value)
             except Exception as error:
                 refused = told(error)
+        self._obeying = False
         self.error = refused or self.error
         return anything
 
@@ -87,7 +91,8 @@ class Live:
     def changed(self) -> None:
         """The owner has moved by other hands than those on the screen."""
         self.error, self.due = "", True
-        self.wake()
+        if not self._obeying:
+            self.wake()
 
     def from_page(self, message: dict[str, Any]) -> None:
         """Take a message of the figure; may be called from any thread."""
@@ -116,6 +121,18 @@ class Live:
         self.draw()
         self.still.show(self.figure)
         return self.box._repr_mimebundle_(**options)
+
+    def draw_in_time(self, working: bool, every: float) -> None:
+        """Draw what is due, unless the page still draws the last frame, or a frame of work in progress would come too soon:
+        most of the time the page is free for the hand."""
+        began = clock.now()
+        if self.figure.wait or working and began <= self._next_draw:
+            return
+        if not self.due:
+            return self.figure.flush()
+        self.draw()
+        now = clock.now()
+        self._next_draw = now + max(every, min(LONGEST, 4 * max(now - began, self.figure.took)))
 
     def begin(self) -> None:
         """Start the loop, if there is a running event loop and it has not been started."""

@@ -46,7 +46,6 @@ class Screen(Live):
     def __init__(self, race: Any):
         super().__init__(race)
         self.race, self.make = race, Maker()
-        self._next_draw = 0.0
         self._drawn: tuple | None = None
         self.running = False
         self._until: int | None = None  # where a single step ends
@@ -286,34 +285,26 @@ class Screen(Live):
 
     def turn(self) -> float | None:
         """What was asked for is shown at once, before the training goes on."""
+        every = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
+        going = self.running
         if self.obey():
             self._next_draw, self.due = 0.0, True
-            self._draw_in_time()
+            self.draw_in_time(self.running, every)
+            if self.running and not going:
+                self._next_draw = 0.0  # the first record is drawn as soon as it is there
         self._receive()
         if self.running:
             self._train()
             self.due = True
         if self.race._run.collect():
             self._next_draw, self.due = 0.0, True
-        self._draw_in_time()
+        self.draw_in_time(self.running, every)
         if self.running:
             return 0.01 if self.race.state.pace else 0.001
         if self.race._run.looking or self.download:
             self.due = True
             return 0.05 if self.race._run.looking else 0.5
         return self.figure.wait if self.due else None
-
-    def _draw_in_time(self) -> None:
-        """Draw what is due, unless the page still draws the last frame or a frame of the training would come too soon."""
-        began = clock.now()
-        if self.figure.wait or self.running and began <= self._next_draw:
-            return
-        if not self.due:
-            return self.figure.flush()
-        self.draw()
-        now = clock.now()
-        pause = DRAW_EVERY if self.race.state.pace else DRAW_EVERY_AT_FULL_SPEED
-        self._next_draw = now + max(pause, 4 * (now - began))
 
     def _train(self) -> None:
         run, pace = self.race._run, 0 if self._until else self.race.state.pace

@@ -19,7 +19,7 @@ from rwp_edu.problems.surfaces import SHARP_AND_WIDE, SURFACES, Surface, grid
 from rwp_edu.settings import Entrant, entrants
 
 SIDE, SEEDS, WATCHED = 9, 4, (0, 8, 40, 72, 80)
-SLICE, SLICES = 0.02, 15  # seconds of work between two looks; slices after which unfinished runs are drawn
+SLICE, SLICES = 0.02, 50  # seconds of work between two looks; slices after which unfinished runs are drawn
 # Where and how the runs start on each surface, and the largest scale a slider offers.
 HERE: dict[str, dict[str, Any]] = {
     "sharp and wide": {"reach": 0.4, "x": -0.5, "y": 0.0, "spread": 0.4, "lr": 0.01, "gradient_noise": 1.0},
@@ -232,7 +232,7 @@ class Landscape(Explorer):
         low, high = float(heights.min()), float(heights.max())
         return {
             "type": "contour", "x": x, "y": y, "z": self._height(z), "zmin": low, "zmax": high, "showscale": False, "name": "surface",
-            "contours": {"coloring": "lines", "start": low, "end": high, "size": (high - low) / 24}, "line": {"width": 1.2},
+            "contours": {"coloring": "lines", "start": low, "end": high, "size": (high - low) / 16}, "line": {"width": 1.2},
             "colorscale": [[0, "rgba(60,110,170,1)"], [0.5, "rgba(90,130,160,0.8)"], [1, "rgba(140,140,140,0.35)"]],
             "hoverinfo": "none", "xaxis": f"x{number}", "yaxis": f"y{number}", "showlegend": False,
         }  # fmt: skip
@@ -263,7 +263,7 @@ class Landscape(Explorer):
             out.append({"type": "scatter", "mode": "lines", "x": gaps[:, 0], "y": gaps[:, 1], "name": Entrant.parse(name).label,
                         "line": {"color": colour, "width": 1.3, "dash": dash}, "hoverinfo": "skip"})  # fmt: skip
             out.append(
-                self._dots(2, run.w[:: max(1, len(run.w) // 108)], f"{name} now", {"size": 4, "color": colour, "opacity": 0.7})
+                self._dots(2, run.w[: SIDE * SIDE], f"{name} now", {"size": 4, "color": colour, "opacity": 0.7})
             )
         star = {"symbol": "star", "size": 12, "line": {"width": 1, "color": "#fff"}}
         cross = {"symbol": "cross-thin", "size": 14, "line": {"width": 1.5, "color": figures.INK}}

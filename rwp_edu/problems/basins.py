@@ -12,6 +12,7 @@ from torch import Tensor
 
 from rwp_edu.problems.surfaces import Surface, grid
 
+GRID = 101, 77  # points across and up, of which those below their neighbours are where the search for minima starts
 NEAR = 1e-4  # of the diagonal of the view: nearer points are one
 
 
@@ -40,19 +41,23 @@ def _settle(surface: Surface, x: Tensor, steps: int = 300) -> Tensor:
 
 @lru_cache(maxsize=64)
 def _minima(surface: Surface) -> Tensor:
-    found = _settle(surface, grid(surface.view, 13, 13, torch.float64))
+    points = grid(surface.view, *GRID, torch.float64)
+    depth = -surface.value(points).view(1, 1, *GRID[::-1])
+    found = _settle(surface, points[(depth == torch.nn.functional.max_pool2d(depth, 3, 1, 1)).flatten()])
     curvatures = torch.linalg.eigvalsh(surface.hessian(found))
     still = torch.linalg.vector_norm(surface.gradient(found), dim=-1) <= 1e-8 * curvatures[:, 1].abs()
     found = found[still & (curvatures[:, 0] > 1e-6 * curvatures[:, 1])]
     distinct: list[Tensor] = []
-    for x in found[surface.value(found).argsort()]:
+    lowest = sorted(zip(surface.value(found).tolist(), found), key=lambda pair: (round(pair[0], 9), *pair[1].tolist()))
+    for _, x in lowest:
         if all(torch.dist(x, other) > NEAR * _diagonal(surface) for other in distinct):
             distinct.append(x)
     return torch.stack(distinct) if distinct else found
 
 
 def minima(surface: Surface) -> Tensor:
-    """The isolated local minima that Newton's method finds from a grid over the view: (K, 2) in float64, the lowest first.
+    """The isolated local minima that Newton's method finds from the low points of a grid over the view: (K, 2) in float64, the
+    lowest first, and from the left where two are equally low.
 
     >>> from rwp_edu.problems.surfaces import SURFACES
     >>> minima(SURFACES["himmelblau"]).shape, minima(SURFACES["rescaling"]).shape
