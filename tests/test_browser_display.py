@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from rwp_edu.lab.browser import browser, chromium, jupyter, open_notebook, python, until
+from rwp_edu.lab.browser import browser, chromium, jupyter, open_notebook, python, run_cell, slider_of, until
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
 
@@ -49,18 +49,6 @@ def page(request, tmp_path_factory):
         yield page
 
 
-def run_in_a_new_cell(page, source: str) -> None:
-    page.evaluate(
-        """async source => {
-            const widget = jupyterapp.shell.currentWidget;
-            widget.content.model.sharedModel.insertCell(0, {cell_type: 'code', source});
-            widget.content.activeCellIndex = 0;
-            await jupyterapp.commands.execute('notebook:run-cell');
-        }""",
-        source,
-    )
-
-
 META = "[...document.querySelectorAll('.rwp-lab .js-plotly-plot')].filter(p => p.offsetParent).at({}).layout.meta?.{}"
 
 
@@ -75,7 +63,7 @@ def cell(page):
 
     def run(source):
         made.append(source)
-        run_in_a_new_cell(page, source)
+        run_cell(page, source)
 
     yield run
     python(page, "shown.close()")
@@ -91,9 +79,7 @@ def test_the_figure_shows_what_the_readout_shows(page, cell, name):
     if name == "race":
         page.locator(".rwp-lab button:has-text('Start')").first.click()
         until(page, "document.querySelector('.rwp-lab .rwp-status').innerText.includes('running')")
-    title = python(page, f"print(shown.screen.controls[{control!r}].row.title)").strip()
-    head = page.locator(f".rwp-lab .rwp-head:has-text('{title}')").first
-    slider = head.locator("xpath=ancestor::div[contains(@class,'widget-vbox')][1]")
+    slider = slider_of(page, "shown", control)
     handle = slider.locator(".noUi-handle").first
     handle.focus()
     seen = set()
@@ -121,7 +107,7 @@ def test_two_views_of_one_lab_both_follow(page, cell):
 
 
 def test_a_page_that_is_loaded_again_and_a_kernel_that_is_restarted(page):
-    run_in_a_new_cell(page, "shown = lab.smoothing()\nshown")
+    run_cell(page, "shown = lab.smoothing()\nshown")
     until(page, f"{META.format(0, 'sigma')} === 0.05")
     python(page, "shown.set(sigma=0.11)")
     until(page, f"{META.format(0, 'sigma')} === 0.11")

@@ -28,13 +28,13 @@ def run(arguments: Namespace) -> int:
     if arguments.json:
         print_json({"version": __version__, "results": results, "extra_copies_of_the_weights": copies})
         return 0
-    heads = ("figure", "A", "B", "A / B", "quartiles", "pairs", "goal", "met")
+    heads = ("figure", "A", "p95 of A", "B", "A / B", "quartiles", "pairs", "goal", "met")
     rows = [
-        (r["name"], *["-"] * 6, f"skipped: {r['skipped']}")
+        (r["name"], *["-"] * 7, f"skipped: {r['skipped']}")
         if r["skipped"]
         else (
             r["name"],
-            *(f"{r[key]:{'.0f' if r[key] >= 100 else '.3g'}} {r['unit']}" for key in "ab"),
+            *(f"{r[key]:{'.0f' if r[key] >= 100 else '.3g'}} {r['unit']}" for key in ("a", "a_p95", "b")),
             f"{r['ratio']:.2f}",
             "{:.2f} to {:.2f}".format(*r["quartiles"]),
             r["pairs"],
@@ -51,7 +51,7 @@ def run(arguments: Namespace) -> int:
     memory = "copies of the weights that an optimizer's step needs beyond torch.optim.SGD, at its peak and while a closure runs:\n"
     lines = zip(("peak", "closure"), *copies.values())
     memory += aligned(("", *copies), list(lines), "<" + ">" * len(copies))
-    print(aligned(heads, rows, "<>>>>>><"), aligned(("figure", "", "is"), legend, "<<<"), memory, sep="\n\n")
+    print(aligned(heads, rows, "<>>>>>>><"), aligned(("figure", "", "is"), legend, "<<<"), memory, sep="\n\n")
     return 0
 
 

@@ -128,6 +128,26 @@ def python(page, code: str) -> str:
     )
 
 
+def run_cell(page, source: str) -> None:
+    """Run code in a new cell above the others."""
+    page.evaluate(
+        """async source => {
+            const widget = jupyterapp.shell.currentWidget;
+            widget.content.model.sharedModel.insertCell(0, {cell_type: 'code', source});
+            widget.content.activeCellIndex = 0;
+            await jupyterapp.commands.execute('notebook:run-cell');
+        }""",
+        source,
+    )
+
+
+def slider_of(page, lab: str, control: str):
+    """The slider of a control of the lab that the kernel knows under the name ``lab``."""
+    title = python(page, f"print({lab}.screen.controls[{control!r}].row.title)").strip()
+    head = page.locator(f".rwp-lab .rwp-head:has-text('{title}')").first
+    return head.locator("xpath=ancestor::div[contains(@class,'widget-vbox')][1]")
+
+
 def until(page, expression: str, **options) -> None:
     """Wait until a JavaScript expression holds; what does not exist yet does not hold yet."""
     page.wait_for_function(f"() => {{ try {{ return {expression} }} catch {{ return false }} }}", **options)
