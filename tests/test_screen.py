@@ -178,9 +178,12 @@ def test_pace_smoothing_and_presets_are_as_they_are():
     assert screen.pace.value == 2 and ("2 updates/s", 2) in screen.pace.options
     turn(screen, "pace", 20)
     assert lab.state.pace == 20 and len(screen.pace.options) == 4
-    screen.smoothing.value = 0.1 + 0.2
+    screen.smoothing.input.value = 0.3
     turn(screen)
     assert lab.state.smoothing == 0.3
+    lab.set(smoothing=0.33)
+    screen.draw()
+    assert screen.smoothing.input.value == 0.33
     for _ in range(2):
         screen.preset.value = "too-much-noise"
         turn(screen)

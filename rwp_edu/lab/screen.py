@@ -91,10 +91,9 @@ class Screen(Live):
         self.pace = make.Dropdown(options=list(PACES.items()), tooltip="how fast the live training goes", **select)
         self.axis = make.ToggleButtons(options=list(VIEW["x"].choices), value=self.race.state.x, style={"button_width": "auto"},
                                        tooltips=list(figures.X_AXES.values()))  # fmt: skip
-        self.smoothing = make.FloatSlider(min=0, max=0.95, step=0.05, value=self.race.state.smoothing, description="smoothing",
-                                          readout_format=".2f", tooltip=VIEW["smoothing"].meaning, layout={"width": "260px"})  # fmt: skip
+        self.smoothing = Control(VIEW["smoothing"], self.race.state.smoothing, self.store, make, width="260px")
         self.third = make.Dropdown(tooltip=VIEW["third"].meaning, layout=w.Layout(width="auto", max_width="330px"))
-        for name, widget in (("pace", self.pace), ("x", self.axis), ("smoothing", self.smoothing), ("third", self.third)):
+        for name, widget in (("pace", self.pace), ("x", self.axis), ("third", self.third)):
             widget.observe(lambda change, name=name: self.store(name, plain(change["new"])), names="value")
         self.coded = make.Dropdown(description="method", layout={"width": "260px"})
         self.code = make.Textarea(layout={"width": "100%", "height": "330px"}, continuous_update=False)
@@ -156,7 +155,7 @@ class Screen(Live):
 
     def _arrange(self) -> w.Widget:
         make, middle = self.make, {"flex_flow": "row wrap", "align_items": "center"}
-        view = [make.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing, self.third]
+        view = [make.HTML("<span class='rwp-counts'>x axis&nbsp;</span>"), self.axis, self.smoothing.box, self.third]
         right = make.VBox([self.figure, make.HBox(view, layout=middle), self.says], layout={"flex": "1 1 560px", "min_width": "480px"})
         self.around = make.VBox()
         top = [self.start, self.pause, self.step, self.reset, self.look, self.problem, self.preset, self.pace, self.counts]
@@ -356,7 +355,9 @@ class Screen(Live):
                 control.explain(unused or ("acts at Reset" if name in waiting else ""), off=bool(unused))
             if not self.asked("toggle"):
                 self.chips.show(state, (*race.record.entrants, *self._switched))
-            self.axis.value, self.smoothing.value, self.preset.value = state.x, state.smoothing, ""
+            self.axis.value, self.preset.value = state.x, ""
+            if not self.asked("smoothing"):
+                self.smoothing.show(state.smoothing)
             self.third.value = state.third if any(state.third in option for option in self.third.options) else ""
             paces = PACES if state.pace in PACES.values() else PACES | {f"{state.pace} updates/s": state.pace}
             if self.pace.options != (paces := tuple(paces.items())):
