@@ -143,7 +143,7 @@ def test_the_paths_start_in_the_box_and_end_where_the_runs_are(lab):
         ends = lab._runs[method].w
         np.testing.assert_allclose([path[-1] for path in paths], ends[[0, 8, 40, 72, 80]], atol=1e-6)
         assert (
-            len(dots["x"]) == 108
+            len(dots["x"]) == 81
             and torch.cdist(torch.tensor(np.stack([dots["x"], dots["y"]], -1)), ends.double()).min(1)[0].max() < 1e-6
         )
 
