@@ -120,7 +120,7 @@ print(f"L + σ²/2 tr H   {x**4 + sigma**2 / 2 * 12 * x**2:.4f}   (leaves out th
 # use. This is all of SGD:
 
 # %%
-from rwp_edu.points import At
+from rwp_edu.methods.points import At
 
 
 def my_method(w, noise):

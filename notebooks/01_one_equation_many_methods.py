@@ -88,8 +88,8 @@ print(f"\n{rwp_edu.lab.said(my_prediction)}")
 import inspect
 import re
 
-from rwp_edu.methods.adversarial import ascend
-from rwp_edu.methods.random import pair
+from rwp_edu.methods.sharpness_aware import ascend
+from rwp_edu.methods.random_perturbation import pair
 
 for function in (*(METHODS[name].function for name in ("sam", "rwp", "m-rwp", "nso")), ascend, pair):
     print(re.sub(r'\n    """.*?"""', "", inspect.getsource(function), flags=re.DOTALL))
@@ -104,7 +104,7 @@ for function in (*(METHODS[name].function for name in ("sam", "rwp", "m-rwp", "n
 # %%
 import torch
 
-from rwp_edu.lab.arrows import SURFACE
+from rwp_edu.lab.explorers.update import SURFACE
 
 w = torch.tensor([-0.3, 0.4], dtype=torch.float64)
 exact = SURFACE.smoothed(0.3).gradient(w)
@@ -124,7 +124,7 @@ for name in ("rwp", "nso"):
 # Turn this into NSO with one draw: ask at $w+u$ *and* $w-u$ in one round, and return the mean of the two answers.
 
 # %%
-from rwp_edu.points import At
+from rwp_edu.methods.points import At
 
 
 def my_nso(w, noise):

@@ -305,7 +305,7 @@ assert check_halves(solution)
 
 # %%
 from rwp_edu.optim import NSO
-from rwp_edu.schedules import ScaleSchedule
+from rwp_edu.optim.schedules import ScaleSchedule
 
 model = new_model()
 optimizer = RWP(torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9))

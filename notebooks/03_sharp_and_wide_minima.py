@@ -103,8 +103,8 @@ print(f"\n{rwp_edu.lab.said(my_prediction)}")
 # %%
 import plotly.graph_objects as go
 
-from rwp_edu import figures
-from rwp_edu.descent import descend
+from rwp_edu.plotting import figures
+from rwp_edu.problems.surface_descent import descend
 from rwp_edu.methods import METHODS
 
 radii = [0.05, 0.10, 0.15, 0.18, 0.20, 0.25, 0.30, 0.40]

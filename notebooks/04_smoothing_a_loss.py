@@ -57,7 +57,7 @@ lab
 # %%
 import torch
 
-from rwp_edu.lab.smoothed import SURFACE, minima, scales
+from rwp_edu.lab.explorers.smoothing import SURFACE, minima, scales
 
 level, gone = scales()
 print(f"level at σ = {level:.3f}, gone at σ = {gone:.3f}\n")
@@ -171,7 +171,7 @@ assert check_smoothed_loss(solution)
 
 # %%
 from rwp_edu.curvature import hessian_trace
-from rwp_edu.lab.subjects import subject
+from rwp_edu.experiments.variance_functions import subject
 from rwp_edu.problems.digits import Digits
 
 sigmas, ratios = (0.0003, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3), {}

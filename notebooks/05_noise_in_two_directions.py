@@ -72,9 +72,9 @@ lab
 import torch
 
 from rwp_edu.curvature import gradient_variance, hessian_change, squared_hessian_trace
-from rwp_edu.lab.subjects import subject
-from rwp_edu.points import At
-from rwp_edu.problems.sensing import Sensing
+from rwp_edu.experiments.variance_functions import subject
+from rwp_edu.methods.points import At
+from rwp_edu.problems.matrix_sensing import Sensing
 
 problem = Sensing([0], d=6, rank=2, n=60, dtype=torch.float64)
 A, y, start = problem.measurements(), problem.y[0], problem.init()[0]
@@ -109,7 +109,7 @@ print(f"\n{rwp_edu.lab.said(my_prediction)}")
 # For a smooth function the ratio of the two variances goes as $\sigma^{-2}$: a ten times smaller σ, a hundred times larger gain. For ReLU it does not.
 
 # %%
-from rwp_edu.parameters import rounded
+from rwp_edu.utils.parameters import rounded
 
 sigmas, ratio = (0.001, 0.01, 0.1, 0.3), {}
 print(f"{'one/two at σ =':>16}", *(f"{s:>16}" for s in sigmas))

@@ -69,7 +69,7 @@ lab
 # %%
 import numpy as np
 
-from rwp_edu.settings import Settings
+from rwp_edu.training.settings import Settings
 from rwp_edu.training import Run
 
 
@@ -112,7 +112,7 @@ for record in (few.record, usual.record):
 print(f"\n{rwp_edu.lab.said(my_prediction)}")
 
 # %%
-from rwp_edu import figures
+from rwp_edu.plotting import figures
 
 figures.race(few.record)
 
@@ -133,7 +133,7 @@ figures.race(few.record)
 # %%
 import torch
 
-from rwp_edu.problems.sensing import Sensing
+from rwp_edu.problems.matrix_sensing import Sensing
 
 draws, weights = 2000, few.base.w.view(len(few.groups), len(few.record.seeds), -1)
 z = torch.randn(draws, weights.shape[-1], dtype=torch.float64, generator=torch.Generator().manual_seed(0))

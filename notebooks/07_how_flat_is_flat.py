@@ -81,12 +81,12 @@ view
 #
 # $$\operatorname{tr}H = \mathbb{E}\, z^\top H z, \qquad \operatorname{Var} z^\top H z = 2\Big(\|H\|_F^2 - \sum_i H_{ii}^2\Big).$$
 #
-# `rwp_edu.traces.trace` draws until the standard error is as small as you ask. For such a small network the trace also has a closed form, layer by layer, and the two
+# `rwp_edu.curvature.trace.trace` draws until the standard error is as small as you ask. For such a small network the trace also has a closed form, layer by layer, and the two
 # must agree:
 
 # %%
-from rwp_edu.spectra import eigenvalues
-from rwp_edu.traces import trace
+from rwp_edu.curvature.lanczos import eigenvalues
+from rwp_edu.curvature.trace import trace
 
 objective = lab.objective("sgd", seed=0)
 exact = objective.traces()
@@ -113,7 +113,7 @@ def my_trace(product, size, draws):
 
 
 # %%
-from rwp_edu.lab.exercises_trace import check_trace
+from rwp_edu.lab.exercises.trace import check_trace
 
 _ = check_trace(my_trace)
 
@@ -138,7 +138,7 @@ assert check_trace(solution)
 # The same functions take any torch model with its data. Nothing of the model is touched: mode, buffers, gradients and random states stay as they are.
 
 # %%
-from rwp_edu.objective import of_model
+from rwp_edu.curvature.objective import of_model
 
 torch.manual_seed(0)
 model = torch.nn.Sequential(
@@ -181,7 +181,7 @@ for what, choice in {
 # numbers below would be the trace:
 
 # %%
-from rwp_edu.sharpness import average_rise
+from rwp_edu.curvature.sharpness import average_rise
 
 for sigma in (0.001, 0.003, 0.01, 0.03):
     rise = average_rise(objective, sigma, rtol=0, budget=200)

@@ -75,8 +75,8 @@ for p, ratio, limit in lab.ratios():
 # %%
 import math
 
-from rwp_edu.sharpness import average_rise, sam_rise
-from rwp_edu.spectra import eigenvalues
+from rwp_edu.curvature.sharpness import average_rise, sam_rise
+from rwp_edu.curvature.lanczos import eigenvalues
 
 objective = lab.objective("64")
 u = objective.slope / objective.slope.norm()
@@ -103,7 +103,7 @@ def my_ratio(trace, along, size):
 
 
 # %%
-from rwp_edu.lab.exercises_radius import check_radius_ratio
+from rwp_edu.lab.exercises.radius import check_radius_ratio
 
 _ = check_radius_ratio(my_ratio)
 
@@ -123,7 +123,7 @@ assert check_radius_ratio(solution)
 # Noise as long as SAM's step is no perturbation at all. Four trainings from the same starts: SAM; RWP with noise of SAM's length; and with noise 28 times as long.
 
 # %%
-from rwp_edu.settings import Settings
+from rwp_edu.training.settings import Settings
 from rwp_edu.training import Run
 
 size, rho = objective.layout.size, 0.2

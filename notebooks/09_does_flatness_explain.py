@@ -43,7 +43,7 @@ my_prediction = {"trace": ..., "largest eigenvalue": ..., "rise under noise": ..
 # Two times 144 runs train now, about half a minute; the picture grows while they do. Every dot is a run; its shape is its weight decay. Choose a measure on top.
 
 # %%
-from rwp_edu.lab.scatter import scatter
+from rwp_edu.lab.explorers.flatness_correlation import scatter
 
 view = scatter()
 view
@@ -63,8 +63,8 @@ view
 
 # %%
 import rwp_edu
-from rwp_edu.lab.pools import DECAYS, LABELS, pool
-from rwp_edu.lab.scatter import MEASURES
+from rwp_edu.experiments.run_pool import DECAYS, LABELS, pool
+from rwp_edu.lab.explorers.flatness_correlation import MEASURES
 
 
 def row(name, *found):
@@ -144,7 +144,7 @@ def my_rescaled(w1, b1, w2, b2, a):
 
 
 # %%
-from rwp_edu.lab.exercises_scatter import check_rescaling
+from rwp_edu.lab.exercises.scatter import check_rescaling
 
 _ = check_rescaling(my_rescaled)
 
@@ -167,11 +167,11 @@ assert check_rescaling(solution)
 # %%
 import torch
 
-from rwp_edu.lab.exercises_scatter import rescaled
-from rwp_edu.lab.solutions import Solutions
-from rwp_edu.sharpness import average_rise, pac_bayes
-from rwp_edu.spectra import eigenvalues
-from rwp_edu.traces import trace
+from rwp_edu.lab.exercises.scatter import rescaled
+from rwp_edu.training.snapshot import Solutions
+from rwp_edu.curvature.sharpness import average_rise, pac_bayes
+from rwp_edu.curvature.lanczos import eigenvalues
+from rwp_edu.curvature.trace import trace
 
 solutions, start = Solutions(pool("noisy").run), pool("noisy").run.problem.init()[0]
 for name in ("sgd:weight_decay=0.01", "rwp:sigma=0.06:weight_decay=0.01"):
@@ -212,7 +212,7 @@ for look in range(pool("noisy").looks):
 # - **In the middle of the training** the rise predicts nothing yet (-0.01 after 100 updates, -0.35 after 200): the learning rate is still large.
 # - **A correlation is no cause.** To move flatness alone one would have to hold all else fixed; rescaling shows that for the trace this can be done, and then nothing follows.
 # - **One network, one small set of digits, four seeds.** Large studies find the same kind of answer: some sharpness measures predict well where one thing is varied, none everywhere.
-# - **Your own runs**: `Settings(flatness_every=100)` enters these measures into the record of any race on digits; `rwp_edu.lab.orders.correlation(x, y)` takes any two lists.
+# - **Your own runs**: `Settings(flatness_every=100)` enters these measures into the record of any race on digits; `rwp_edu.experiments.rank_correlation.correlation(x, y)` takes any two lists.
 # - **Matched loss** takes away what goes through the training loss, also when it is *how* flatness helps. It is the stricter question, not the only right one.
 #
 # ## Sources

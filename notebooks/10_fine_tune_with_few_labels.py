@@ -82,7 +82,7 @@ def my_best_noise(trace, distance, n):
 
 
 # %%
-from rwp_edu.lab.exercises_pac_bayes import check_best_noise
+from rwp_edu.lab.exercises.pac_bayes import check_best_noise
 
 _ = check_best_noise(my_best_noise)
 

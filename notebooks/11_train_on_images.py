@@ -108,7 +108,7 @@ def my_statistics(batches):
 
 
 # %%
-from rwp_edu.lab.exercises_statistics import check_statistics
+from rwp_edu.lab.exercises.statistics import check_statistics
 
 _ = check_statistics(my_statistics)
 
@@ -155,7 +155,7 @@ print(mine.summary)
 # Then they are problems like any other, with BatchNorm, batches of 100 and the published strengths as defaults:
 #
 # ```python
-# rwp_edu.datasets.fetch("cifar10")
+# rwp_edu.problems.datasets.fetch("cifar10")
 # rwp_edu.lab.race(problem="cifar10", train=5000, crop=4, flip="on", label_smoothing=0.1)
 # ```
 #

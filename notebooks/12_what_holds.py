@@ -28,7 +28,7 @@
 # `rwp-edu reproduce --all` tests them all and writes a report; here is the table it works through.
 
 # %%
-from rwp_edu.evidence import CLAIMS
+from rwp_edu.experiments.claims import CLAIMS
 
 for claim in CLAIMS.values():
     print(f"{claim.name:28} {claim.title}")
@@ -66,8 +66,8 @@ print(lab.text)
 import tempfile
 from pathlib import Path
 
-from rwp_edu.evidence import report, reproduce
-from rwp_edu.lab.words import given
+from rwp_edu.experiments.claims import report, reproduce
+from rwp_edu.lab.race.summary import given
 
 folder = Path("report")
 if not (folder / "report.json").exists():
@@ -101,7 +101,7 @@ def my_paired(a, b):
 
 
 # %%
-from rwp_edu.lab.exercises_paired import check_paired
+from rwp_edu.lab.exercises.paired import check_paired
 
 _ = check_paired(my_paired)
 
@@ -120,7 +120,7 @@ assert check_paired(solution)
 # %%
 import numpy as np
 
-from rwp_edu.evidence import check
+from rwp_edu.experiments.claims import check
 
 name = "tuned-weight-decay"
 values = (results[name] if name in results else check(CLAIMS[name], quick=True)).values
@@ -136,7 +136,7 @@ print(f"SAM minus SGD with tuned weight decay, standard error: {100 * paired:.2f
 # "significant" difference announced within 64 seeds: 5, 10, 30 or 60 % of the time?
 
 # %%
-from rwp_edu.evidence.verdicts import t_quantile
+from rwp_edu.experiments.claims.verdicts import t_quantile
 
 draws = np.random.default_rng(0).normal(size=(2000, 64))
 n = np.arange(1, 65)

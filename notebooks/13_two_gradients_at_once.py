@@ -53,7 +53,7 @@ lab
 # with shards, $S$ workers to a point, $W/S$ workers remain to share out the points and each gradient takes $1/S$, if half of a batch takes half of the time.
 
 # %%
-from rwp_edu.lab.timeline import timeline
+from rwp_edu.optim.parallel.timeline import timeline
 from rwp_edu.methods import METHODS
 
 print("method      points rounds | time on 1, 2, 4 workers | the same, spare workers take shards")
@@ -80,7 +80,7 @@ def my_round(points, rank, workers, evaluate, gather):
 
 
 # %%
-from rwp_edu.lab.exercises_workers import check_round
+from rwp_edu.lab.exercises.workers import check_round
 
 _ = check_round(my_round)
 
@@ -105,7 +105,7 @@ assert check_round(solution)
 # %%
 from statistics import median
 
-from rwp_edu.side_by_side import SETTINGS, WAYS, disturbed, ratio, times
+from rwp_edu.optim.parallel.timing import SETTINGS, WAYS, disturbed, ratio, times
 
 samples = lab.measure()
 found = times(samples)
@@ -128,7 +128,7 @@ import threading
 
 import torch
 
-from rwp_edu import parallel
+from rwp_edu.optim import parallel
 from rwp_edu.optim import MRWP
 
 torch.manual_seed(0)
@@ -170,7 +170,7 @@ script = Path(tempfile.mkdtemp()) / "train.py"
 script.write_text('''
 import contextlib, sys
 import torch
-from rwp_edu import parallel
+from rwp_edu.optim import parallel
 from rwp_edu.optim import MRWP
 from rwp_edu.problems.digits import Digits
 

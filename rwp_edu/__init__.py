@@ -6,30 +6,15 @@ from typing import Any
 __version__ = "0.1.0"
 
 _MODULES = (
-    "anatomy",
-    "batched",
     "curvature",
-    "datasets",
-    "descent",
-    "figures",
-    "handwritten",
+    "experiments",
     "lab",
     "methods",
-    "models",
-    "noise",
-    "objective",
     "optim",
-    "parallel",
-    "parameters",
-    "points",
+    "plotting",
     "problems",
-    "schedules",
-    "settings",
-    "sharpness",
-    "slices",
-    "spectra",
-    "traces",
     "training",
+    "utils",
 )
 
 

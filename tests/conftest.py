@@ -10,10 +10,10 @@ from hypothesis import HealthCheck, settings
 from torch import nn
 from waiting import Loop
 
-from rwp_edu import clock
 from rwp_edu.methods import METHODS, PARAMETERS
+from rwp_edu.methods.points import Layout
 from rwp_edu.optim import OPTIMIZERS
-from rwp_edu.points import Layout
+from rwp_edu.utils import clock
 
 settings.register_profile(
     "reproducible", deadline=None, suppress_health_check=[HealthCheck.too_slow], derandomize=True, max_examples=50
@@ -39,7 +39,7 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduler(config, log)
 
 
-SLOW_EXAMPLES = ("rwp_edu.evidence.check", "rwp_edu.lab.trial.Trial", "rwp_edu.problems.fine_tuning.FineTuning")  # in docstrings, where no mark can be
+SLOW_EXAMPLES = ("rwp_edu.experiments.claims.check", "rwp_edu.lab.trial.Trial", "rwp_edu.problems.fine_tuning.FineTuning")  # in docstrings, where no mark can be
 
 
 def pytest_collection_modifyitems(items):
@@ -230,7 +230,7 @@ def downloads(tmp_path, monkeypatch):
     """A place of its own for downloads, without a network, where checksums of made-up files are not those of the published ones."""
     from torchvision.datasets import cifar
 
-    from rwp_edu import datasets
+    from rwp_edu.problems import datasets
 
     monkeypatch.setenv(datasets.PLACE, str(tmp_path / "downloads"))
     monkeypatch.setattr(cifar, "check_integrity", lambda path, md5=None: os.path.isfile(path))

@@ -38,7 +38,7 @@ def arm(how: signal.Signals, when: str, number: int) -> None:
 
         torch.save = half
     else:
-        from rwp_edu.sweep import work
+        from rwp_edu.experiments.sweep import work
 
         whole, kept = work.whole, []
 

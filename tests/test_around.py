@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from rwp_edu import lab, slices
-from rwp_edu.lab import around
-from rwp_edu.lab.around import TABLE, AroundState
-from rwp_edu.lab.strokes import round_numbers
-from rwp_edu.spectra import eigenvalues
+from rwp_edu import lab
+from rwp_edu.curvature import loss_slices
+from rwp_edu.curvature.lanczos import eigenvalues
+from rwp_edu.lab.explorers import loss_landscape
+from rwp_edu.lab.explorers.loss_landscape import TABLE, AroundState
+from rwp_edu.plotting.plotly import round_numbers
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +153,10 @@ def test_this_setting_is_a_line_that_opens_it_again(race):
 
 def test_a_slice_comes_in_parts(race, monkeypatch, ticks):
     """Of some hundredths of a second: with a clock that goes that far at every look, a few points a turn."""
-    monkeypatch.setattr(around, "GRID", 5)
+    monkeypatch.setattr(loss_landscape, "GRID", 5)
     whole = race.around(entrant="rwp")
     whole.finish()
-    ticks(0.75 * around.TURN)
+    ticks(0.75 * loss_landscape.TURN)
     view, said = race.around(entrant="rwp"), []
     while view.found is None:
         assert view.work()
@@ -163,13 +164,13 @@ def test_a_slice_comes_in_parts(race, monkeypatch, ticks):
     assert said == ["Measuring the loss around it: 25 %.", "Measuring the loss around it: 50 %.", "Measuring the loss around it: 75 %.", ""]
     np.testing.assert_array_equal(view.found.values, whole.found.values)
     plane, found = view._kept[view._plane_key]
-    at_once = slices.evaluate(view.solutions.objective("rwp", 0), plane, found.x, found.y, plane.origin[None])
+    at_once = loss_slices.evaluate(view.solutions.objective("rwp", 0), plane, found.x, found.y, plane.origin[None])
     for part, right in zip(found, at_once):
         np.testing.assert_allclose(part, right, rtol=1e-5, atol=1e-6)
 
 
 def test_what_was_begun_goes_on(race, ticks):
-    ticks(0.75 * around.TURN)
+    ticks(0.75 * loss_landscape.TURN)
     view = race.around()
     view.work()
     part = view._begun[view._plane_key].part
@@ -236,8 +237,8 @@ def test_the_plane_of_three_solutions_leaves_out_what_diverged():
 
 @pytest.mark.parametrize("train, first", [(150, "first 100 pictures"), (100, "")])
 def test_pictures_are_the_first_hundred_and_it_says_so(train, first, monkeypatch):
-    monkeypatch.setattr(around, "GRID", 2)
-    monkeypatch.setattr(around, "ALONG", 2)
+    monkeypatch.setattr(loss_landscape, "GRID", 2)
+    monkeypatch.setattr(loss_landscape, "ALONG", 2)
     race = lab.race(problem="images", methods="rwp", seeds=1, steps=1, model="mlp", width=4, train=train, test=101, batch=20)
     race.run()
     view = race.around(x=0.5)
@@ -265,13 +266,13 @@ def test_digits_and_sensing_are_measured_on_all(race):
 def test_a_spectrum_comes_in_parts(race, monkeypatch):
     whole, parts = race.around(), race.around()
     whole.finish()
-    monkeypatch.setattr(around, "TURN", 0)
+    monkeypatch.setattr(loss_landscape, "TURN", 0)
     key, turns = parts._key("spectrum", "sgd"), 0
     while key not in parts._kept and turns < 1000:
         parts._go_on(key, parts._spectrum)
         turns += 1
     draws = parts._kept[key][1].draws
-    assert turns > around.STEPS + draws // around.SOME  # a product for every probe in each of them, and then some draws of the trace
+    assert turns > loss_landscape.STEPS + draws // loss_landscape.SOME  # a product for every probe in each of them, and then some draws of the trace
     for a, b in zip(parts._kept[key], whole._kept[key]):
         np.testing.assert_array_equal(a.nodes if hasattr(a, "nodes") else a, b.nodes if hasattr(b, "nodes") else b)
     assert not parts._begun
@@ -286,7 +287,7 @@ def test_ten_eigenvalues_of_every_run_can_be_counted(race):
     plan, width, size = view.layout(), 340, 8  # pixels: of the panel in a narrow window, and of a dot
     (low, high), across = plan["yaxis3"]["range"], np.ptp(plan["xaxis3"]["range"])
     for name in race.record.entrants:
-        (dots,) = (t for t in view.traces() if t["name"] == f"eigenvalues of {around._label(name)}")
+        (dots,) = (t for t in view.traces() if t["name"] == f"eigenvalues of {loss_landscape._label(name)}")
         right = eigenvalues(view.solutions.objective(name, 0), k=10, tol=1e-3).values.numpy()
         np.testing.assert_allclose(dots["y"], right, rtol=0.05)
         assert len(dots["x"]) == 10 and (np.diff(dots["x"]) * width / across > 2 * size).all()
@@ -345,6 +346,6 @@ def test_minimum_of_another_run_leaves_nothing_in_the_log(race, caplog, recwarn)
         screen.controls["entrant"].input.value = name
         view.finish()
         screen.turn()
-        assert view.state.entrant == name and not screen.error and f"around {around._label(name)}" in str(screen.figure.plot_layout["annotations"])
+        assert view.state.entrant == name and not screen.error and f"around {loss_landscape._label(name)}" in str(screen.figure.plot_layout["annotations"])
     assert not caplog.records and not [w for w in recwarn if "truth value" in str(w.message)]
     view.close()

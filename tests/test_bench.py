@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from rwp_edu import bench, machine
-from rwp_edu.bench import ROWS, Loop, Row, measure, one_by_one, race, seconds_of
+from rwp_edu.benchmarks import rows as bench
+from rwp_edu.benchmarks.rows import ROWS, Loop, Row, measure, one_by_one, race, seconds_of
 from rwp_edu.cli import main
 from rwp_edu.methods import METHODS
+from rwp_edu.utils import cpu as machine
 
 
 def row(a, b, goal=""):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from rwp_edu.lab.browser import browser, chromium, click_until, jupyter, open_notebook, python, until
+from rwp_edu.benchmarks.browser import browser, chromium, click_until, jupyter, open_notebook, python, until
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "00_start_here.ipynb"
 # Folders with another ipykernel each, made with `pip install --target`: the live path, tests named live_, is tested on every one.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from rwp_edu.lab.browser import chromium, click_until, python, showing, until
+from rwp_edu.benchmarks.browser import chromium, click_until, python, showing, until
 
 pytestmark = [
     pytest.mark.slow,

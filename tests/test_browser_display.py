@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from rwp_edu.lab.browser import browser, chromium, jupyter, open_notebook, python, run_cell, slider_of, until
+from rwp_edu.benchmarks.browser import browser, chromium, jupyter, open_notebook, python, run_cell, slider_of, until
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
 

@@ -9,7 +9,7 @@ import sys
 import nbformat
 import pytest
 
-from rwp_edu.lab.browser import browser, chromium, until
+from rwp_edu.benchmarks.browser import browser, chromium, until
 
 pytestmark = [
     pytest.mark.slow,

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from rwp_edu import side_by_side
-from rwp_edu.lab.browser import chromium, python, showing, until
+from rwp_edu.benchmarks.browser import chromium, python, showing, until
+from rwp_edu.optim.parallel import timing
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)"),
-    pytest.mark.skipif(bool(side_by_side.lacks()), reason=side_by_side.lacks() or "two cores"),
+    pytest.mark.skipif(bool(timing.lacks()), reason=timing.lacks() or "two cores"),
 ]
 # However fast the processes are, they have given two answers and no more when somebody looks.
 HELD = """
-from rwp_edu.side_by_side import Team
+from rwp_edu.optim.parallel.timing import Team
 answer, left = Team.answer, [1, 2]
 def held(team):
     found = answer(team) if left else None

@@ -19,8 +19,8 @@ from rwp_edu import __version__, training
 from rwp_edu.cli import COMMANDS, lab, main
 from rwp_edu.cli.lab import free, jupyter_arguments, notebooks_folder
 from rwp_edu.methods import METHODS, NOISE_PARAMETERS, PARAMETERS
-from rwp_edu.settings import Settings
 from rwp_edu.training import Record
+from rwp_edu.training.settings import Settings
 
 NOTEBOOKS = Path(__file__).parents[1] / "notebooks"
 SMALL = ["train", "digits", "--seeds", "2", "--steps", "20"]
@@ -501,7 +501,7 @@ def test_whoever_reads_may_leave_early(command):
 
 @pytest.mark.slow
 def test_a_claim_that_fails_leaves_the_others(monkeypatch, capsys):
-    from rwp_edu import evidence
+    from rwp_edu.experiments import claims as evidence
 
     def broken(names, **options):
         if names == ["two-radii"]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -16,12 +15,12 @@ import pytest
 import torch
 from waiting import wait_until
 
-from rwp_edu import checkpoints
 from rwp_edu.cli import main
 from rwp_edu.methods import METHODS
 from rwp_edu.problems import PROBLEMS
-from rwp_edu.settings import Settings
 from rwp_edu.training import Record, Run
+from rwp_edu.training import checkpoint as checkpoints
+from rwp_edu.training.settings import Settings
 
 SMALL = {
     "digits": {"width": 8, "train": 60, "batch": 20},

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.optim import SGD, Adam
 
 from rwp_edu.optim import MRWP, NSO, OPTIMIZERS, RWP, SAM
-from rwp_edu.schedules import ScaleSchedule
+from rwp_edu.optim.schedules import ScaleSchedule
 
 X, Y = torch.linspace(-1, 1, 32).view(8, 4), torch.arange(8) % 3
 

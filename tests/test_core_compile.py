@@ -7,8 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from rwp_edu.guard import COMPILES
 from rwp_edu.optim import OPTIMIZERS
+from rwp_edu.optim.step_guard import COMPILES
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -8,7 +8,6 @@ from functools import cache
 import pytest
 import torch
 
-from rwp_edu import curvature
 from rwp_edu.curvature import (
     Estimate,
     derivatives,
@@ -17,13 +16,14 @@ from rwp_edu.curvature import (
     hessian,
     hessian_change,
     hessian_trace,
-    joined,
+    smoothing,
     squared_hessian_trace,
 )
-from rwp_edu.noise import LAWS
-from rwp_edu.points import At
+from rwp_edu.curvature.smoothing import joined
+from rwp_edu.methods.noise import LAWS
+from rwp_edu.methods.points import At
+from rwp_edu.problems.matrix_sensing import Sensing
 from rwp_edu.problems.mlp import MLP
-from rwp_edu.problems.sensing import Sensing
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE
 
 DOUBLE = torch.float64
@@ -259,14 +259,14 @@ def test_draws_come_in_pieces(monkeypatch):
         rows.append(v.shape)
         return quartic(v)
 
-    monkeypatch.setattr(curvature, "PIECE", 30)
+    monkeypatch.setattr(smoothing, "PIECE", 30)
     pieces = expected_rise(loss, W, 0.3, draws=2001)
     assert max(n * p for n, p in rows) <= 30 and sum(n for n, _ in rows if n > 1) == 2 * 2001 - 2
     monkeypatch.undo()
     whole = expected_rise(quartic, W, 0.3, draws=2001, seed=5)
     assert abs(pieces.value - whole.value) < 4 * math.hypot(pieces.error, whole.error)
     assert pieces.error == pytest.approx(whole.error, rel=0.2)
-    monkeypatch.setattr(curvature, "PIECE", 1)  # less than one draw needs
+    monkeypatch.setattr(smoothing, "PIECE", 1)  # less than one draw needs
     torch.testing.assert_close(hessian(quadratic, W), A)
     within(gradient_variance(quadratic_gradient, W, 0.7, k=2, draws=1000), 0.7**2 * A.square().sum().item() / 2)
 

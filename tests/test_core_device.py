@@ -5,11 +5,11 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from rwp_edu import optim
 from rwp_edu.methods import METHODS
-from rwp_edu.noise import KINDS, generator
+from rwp_edu.methods.noise import KINDS, generator
+from rwp_edu.methods.points import FEW
 from rwp_edu.optim import OPTIMIZERS
-from rwp_edu.points import FEW
+from rwp_edu.optim import optimizer as optim
 
 SMALL, LARGE = ((3, 4), (5,), (2, 2, 1), ()), ((200, 101), (30,))
 VARIANTS = {

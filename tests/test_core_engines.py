@@ -7,15 +7,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwp_edu.batched import SGD, Group, update
 from rwp_edu.methods import METHODS, PARAMETERS
-from rwp_edu.noise import generator
+from rwp_edu.methods.noise import generator
+from rwp_edu.methods.points import At, Layout
 from rwp_edu.optim import OPTIMIZERS
-from rwp_edu.points import At, Layout
 from rwp_edu.problems.digits import Digits
 from rwp_edu.problems.mlp import MLP
-from rwp_edu.settings import Settings
 from rwp_edu.training import Run
+from rwp_edu.training.batched import SGD, Group, update
+from rwp_edu.training.settings import Settings
 
 STEPS = 50
 HYPER = {

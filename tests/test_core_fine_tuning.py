@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rwp_edu.flatness import LOOKS, objective_of
+from rwp_edu.curvature.lanczos import dense
 from rwp_edu.problems.digits import standardised
 from rwp_edu.problems.fine_tuning import KNOWN, FineTuning, pretrained
+from rwp_edu.problems.flatness import LOOKS, objective_of
 from rwp_edu.problems.mlp import MLP
-from rwp_edu.settings import Settings
-from rwp_edu.spectra import dense
 from rwp_edu.training import Run
+from rwp_edu.training.settings import Settings
 
 
 @pytest.fixture(scope="module")

@@ -14,16 +14,17 @@ import pytest
 import torch
 
 import rwp_edu
-from rwp_edu import checkpoints, datasets, flatness, models, problems
+from rwp_edu import problems
 from rwp_edu.cli import main
 from rwp_edu.methods import METHODS
-from rwp_edu.noise import generator
-from rwp_edu.problems import own
+from rwp_edu.methods.noise import generator
+from rwp_edu.problems import custom, datasets, flatness, models
 from rwp_edu.problems.digits import Digits
 from rwp_edu.problems.images import Augmentation, Images
-from rwp_edu.problems.networks import Networks
-from rwp_edu.settings import Settings
+from rwp_edu.problems.module_problem import Networks
 from rwp_edu.training import Record, Run
+from rwp_edu.training import checkpoint as checkpoints
+from rwp_edu.training.settings import Settings
 
 TINY = {"seeds": 2, "train": 40, "test": 30, "batch": 10, "width": 4, "record_every": 5}
 
@@ -490,8 +491,8 @@ def test_your_own_data_may_be_held_back():
 @pytest.mark.slow
 def test_cores_of_a_training(monkeypatch):
     """Small networks get one, others all but one; a sweep keeps to one, so that its numbers do not depend on the machine."""
-    from rwp_edu import one_by_one
-    from rwp_edu.sweep.engines import work
+    from rwp_edu.experiments.sweep.executors import work
+    from rwp_edu.training import sequential
 
     data, seen = [(torch.zeros(8, 3), torch.arange(8) % 2)], set()
 
@@ -502,7 +503,7 @@ def test_cores_of_a_training(monkeypatch):
 
     problems.add("net", lambda: Net(3, 2), data, data)
     for cores, wanted, threads in ((8, {}, 7), (1, {}, 1), (8, {"threads": 3}, 3)):
-        monkeypatch.setattr(one_by_one, "cores", lambda cores=cores: cores)
+        monkeypatch.setattr(sequential, "cores", lambda cores=cores: cores)
         run = Run(Settings("net", methods="sgd", steps=2, **wanted))
         seen.clear()
         run.advance(2)
@@ -525,8 +526,8 @@ def test_only_so_much_of_your_training_data_is_measured(monkeypatch):
                 asked.append(number)
                 yield torch.full((10, 2), float(number)), torch.zeros(10, dtype=torch.long)
 
-    monkeypatch.setattr(own, "MEASURED", 25)
-    problem = own.Own([0], lambda: torch.nn.Linear(2, 2), Data(), Data())
+    monkeypatch.setattr(custom, "MEASURED", 25)
+    problem = custom.Own([0], lambda: torch.nn.Linear(2, 2), Data(), Data())
     held = problem.held(0)
     assert not asked and [int(x[0, 0]) for x, *_ in held["train"]] == [0, 1, 2] == asked
     assert sum(len(y) for _, y, _ in held["test"]) == 50 and len(list(held["train"])) == 3

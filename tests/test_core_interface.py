@@ -11,8 +11,9 @@ import torch
 from torch import nn
 
 from rwp_edu.methods import METHODS
-from rwp_edu.optim import FILLED, NSO, OPTIMIZERS, RWP, SAM
-from rwp_edu.schedules import ScaleSchedule
+from rwp_edu.optim import NSO, OPTIMIZERS, RWP, SAM
+from rwp_edu.optim.optimizer import FILLED
+from rwp_edu.optim.schedules import ScaleSchedule
 
 sgd = torch.optim.SGD
 CLIMBERS = [name for name in OPTIMIZERS if METHODS[name].cost().rounds > 1]

@@ -5,12 +5,13 @@ import re
 import pytest
 import torch
 
-from rwp_edu import batched, methods
+from rwp_edu import methods
 from rwp_edu.methods import METHODS, PARAMETERS, get
-from rwp_edu.methods.random import mean
-from rwp_edu.noise import KINDS, generator
+from rwp_edu.methods.noise import KINDS, generator
+from rwp_edu.methods.points import At, Layout, drive
+from rwp_edu.methods.random_perturbation import mean
 from rwp_edu.optim import OPTIMIZERS
-from rwp_edu.points import At, Layout, drive
+from rwp_edu.training import batched
 
 DEFAULTS = {name: row.default for name, row in PARAMETERS.items()}
 W = torch.tensor([1.0, -0.5], dtype=torch.float64)

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from rwp_edu.methods import METHODS, Method
+from rwp_edu.methods.points import At
 from rwp_edu.optim import PerturbedOptimizer
-from rwp_edu.points import At
 from rwp_edu.problems.digits import Digits
-from rwp_edu.settings import Settings
 from rwp_edu.training import Run
+from rwp_edu.training.settings import Settings
 
 
 def averaged(w, noise, memory, lam):

@@ -3,8 +3,8 @@ import itertools
 import pytest
 import torch
 
-from rwp_edu.noise import KINDS, LAWS, Noise, generator
-from rwp_edu.points import Layout
+from rwp_edu.methods.noise import KINDS, LAWS, Noise, generator
+from rwp_edu.methods.points import Layout
 
 N = 200_000
 FOURTH_MOMENT = {"gaussian": 3.0, "uniform": 9 / 5, "laplace": 6.0, "rademacher": 1.0}

@@ -12,13 +12,14 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from rwp_edu import handwritten, objective
-from rwp_edu.handwritten import NetworkObjective, of_sensing
-from rwp_edu.noise import KINDS
-from rwp_edu.objective import Objective, of_model
-from rwp_edu.points import Layout
+from rwp_edu.curvature import objective
+from rwp_edu.curvature.objective import Objective, of_model
+from rwp_edu.methods.noise import KINDS
+from rwp_edu.methods.points import Layout
+from rwp_edu.problems import objectives
+from rwp_edu.problems.matrix_sensing import Sensing
 from rwp_edu.problems.mlp import MLP
-from rwp_edu.problems.sensing import Sensing
+from rwp_edu.problems.objectives import NetworkObjective, of_sensing
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE
 
 DOUBLE = torch.float64
@@ -403,7 +404,7 @@ def plainly(net, w, x, y):
 @pytest.mark.parametrize("activation", ["relu", "tanh"])
 @pytest.mark.parametrize("widths", [(6, 4), (6, 5, 4), (6, 5, 7, 4)])
 def test_networks_are_what_autograd_says(activation, widths, numbers, monkeypatch):
-    monkeypatch.setattr(handwritten, "NUMBERS", numbers)
+    monkeypatch.setattr(objectives, "NUMBERS", numbers)
     net, w, x, y = network(activation, widths)
     v = torch.randn(3, 6, w.shape[1], generator=torch.Generator().manual_seed(1), dtype=DOUBLE)
     runs = NetworkObjective(net, w, x, y)

@@ -13,12 +13,12 @@ from torch.nn.modules.module import _global_forward_pre_hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from rwp_edu import optim
-from rwp_edu.memory import extra_copies
+from rwp_edu.benchmarks.memory import extra_copies
 from rwp_edu.methods import METHODS, PARAMETERS
-from rwp_edu.noise import KINDS, Noise, generator
+from rwp_edu.methods.noise import KINDS, Noise, generator
+from rwp_edu.methods.points import Layout, drive
 from rwp_edu.optim import MRWP, NSO, OPTIMIZERS, RWP, SAM, PerturbedOptimizer
-from rwp_edu.points import Layout, drive
+from rwp_edu.optim import optimizer as optim
 
 NOISY = [name for name in METHODS if {"noise", "normal"} & set(METHODS[name].needs)]
 
@@ -371,7 +371,7 @@ def test_draws_are_made_one_by_one_as_they_are_asked(name, monkeypatch):
 
 
 def test_copies_of_the_weights_beyond_the_base_are_as_the_table_says():
-    """History included: see ``rwp_edu.memory`` for what they are."""
+    """History included: see ``rwp_edu.benchmarks.memory`` for what they are."""
     copies = extra_copies()
     assert copies == {name: row.copies for name, row in METHODS.items()}
     assert all(held <= 2 for name, (_, held) in copies.items() if not METHODS[name].history)

@@ -5,11 +5,12 @@ import pytest
 import torch
 from numpy.linalg import norm
 
-from rwp_edu import batched, methods
+from rwp_edu import methods
 from rwp_edu.methods import METHODS
-from rwp_edu.noise import Noise, generator
+from rwp_edu.methods.noise import Noise, generator
+from rwp_edu.methods.points import Layout, drive
 from rwp_edu.optim import OPTIMIZERS
-from rwp_edu.points import Layout, drive
+from rwp_edu.training import batched
 
 LAYOUT = Layout({"matrix": (2, 3), "bias": (2,)})
 SIZE, STEPS, LR = LAYOUT.size, 3, 0.05

@@ -16,14 +16,17 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
-from rwp_edu import checkpoints, datasets, figures, files, models, problems
+from rwp_edu import problems
 from rwp_edu.cli import main, train
-from rwp_edu.cli.words import Wrong, checked
-from rwp_edu.lab import words
-from rwp_edu.problems.networks import Networks
-from rwp_edu.settings import Settings
-from rwp_edu.sweep import sweep
-from rwp_edu.training import Run
+from rwp_edu.cli.output import Wrong, checked
+from rwp_edu.experiments.sweep import sweep
+from rwp_edu.lab.race import summary
+from rwp_edu.plotting import figures
+from rwp_edu.problems import datasets, models
+from rwp_edu.problems.module_problem import Networks
+from rwp_edu.training import Run, checkpoint
+from rwp_edu.training.settings import Settings
+from rwp_edu.utils import files
 
 COMMAND = [sys.executable, "-m", "rwp_edu", "train"]
 TINY = {"methods": "sgd", "seeds": 1, "steps": 4, "record_every": 2}
@@ -116,7 +119,7 @@ def test_a_sweep_over_a_folder_keeps_what_it_trains(folder, tmp_path, engine):
 
 def test_our_own_files_are_weights_to_start_from(tmp_path):
     run = Run(Settings("images", **TINY | {"width": 4, "train": 40, "batch": 10}))
-    (path,) = checkpoints.save_networks(run, tmp_path)
+    (path,) = checkpoint.save_networks(run, tmp_path)
     again = Run(Settings("images", **TINY | {"width": 4, "train": 40, "batch": 10, "seed": 5, "weights": str(path)}))
     assert torch.equal(again.engine.weights()[0, 0], run.engine.weights()[0, 0])
 
@@ -215,8 +218,8 @@ def test_a_loader_with_a_generator_of_its_own_continues_bit_for_bit(tmp_path):
     whole.advance(12)
     often.advance(12)
     part.advance(5)
-    checkpoints.save(part, tmp_path)
-    again = checkpoints.load(tmp_path)
+    checkpoint.save(part, tmp_path)
+    again = checkpoint.load(tmp_path)
     again.advance(12)
     assert torch.equal(again.engine.weights(), whole.engine.weights()) and torch.equal(often.engine.weights(), whole.engine.weights())
 
@@ -241,20 +244,20 @@ def test_every_run_trains_a_module_of_its_own():
 def test_a_checkpoint_with_a_flipped_bit_is_refused(tmp_path):
     run = Run(Settings("digits", methods="rwp", seeds=2, steps=9))
     run.advance(3)
-    path = checkpoints.save(run, tmp_path)
+    path = checkpoint.save(run, tmp_path)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 4
     path.write_bytes(data)
     with pytest.raises(ValueError, match="can be continued: it is damaged"):
-        checkpoints.load(tmp_path)
-    assert checkpoints.held(tmp_path) is None
+        checkpoint.load(tmp_path)
+    assert checkpoint.held(tmp_path) is None
 
 
 def test_a_run_goes_on_with_as_many_threads(tmp_path):
     run = Run(Settings("images", **TINY | {"width": 4, "train": 40, "batch": 10}))
     run.engine.threads = 2
-    checkpoints.save(run, tmp_path)
-    assert checkpoints.load(tmp_path).engine.threads == 2
+    checkpoint.save(run, tmp_path)
+    assert checkpoint.load(tmp_path).engine.threads == 2
 
 
 def test_a_disk_that_is_full_leaves_the_former_record(tmp_path, monkeypatch):
@@ -299,11 +302,11 @@ def test_a_regression_is_judged_by_its_loss(tmp_path):
     problems.add("mine", lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)), data[:3], data[3:], validation=data[3:4], loss=nn.functional.mse_loss)
     run = Run(Settings("mine", methods="sgd:lr=0.0001,sgd:lr=0.02", seeds=2, steps=40))
     run.advance(20)
-    checkpoints.save(run, tmp_path)
-    run = checkpoints.load(tmp_path)
+    checkpoint.save(run, tmp_path)
+    run = checkpoint.load(tmp_path)
     run.advance(20)
     assert run.record.problem.score.name == "test_loss" and "test_accuracy" not in run.record.columns
-    assert "SGD (η 0.02) leads" in words.summary(run.record) and np.isfinite(run.record.validation_loss[-1]).all()
+    assert "SGD (η 0.02) leads" in summary.summary(run.record) and np.isfinite(run.record.validation_loss[-1]).all()
     assert all(np.isfinite(t["y"]).all() for t in figures.traces(run.record) if t["mode"] == "lines")
     found = sweep("mine", "sgd", {"lr": [0.0001, 0.02]}, seeds=2, steps=40)
     assert {row["lr"]: row["chosen"] for row in found.results()} == {0.0001: False, 0.02: True}
@@ -332,8 +335,8 @@ def test_workers_that_persist_give_every_example_of_an_epoch(tmp_path):
         runs[0].advance(16)
         assert sorted(seen) == sorted([*range(80)] * 2)
         runs[1].advance(6)
-        checkpoints.save(runs[1], tmp_path)
-        again = checkpoints.load(tmp_path)
+        checkpoint.save(runs[1], tmp_path)
+        again = checkpoint.load(tmp_path)
         again.advance(16)
         assert torch.equal(again.engine.weights(), runs[0].engine.weights())
     finally:
@@ -461,8 +464,8 @@ def test_a_run_that_was_interrupted_and_saved_goes_on_bit_for_bit(problem, metho
             run.advance(4)
     run.complete()
     assert run.whole
-    checkpoints.save(run, tmp_path)
-    again = checkpoints.load(tmp_path)
+    checkpoint.save(run, tmp_path)
+    again = checkpoint.load(tmp_path)
     again.advance(5)
     assert torch.equal(again.engine.weights(), whole.engine.weights())
 
@@ -471,21 +474,21 @@ def test_a_run_goes_on_with_its_own_pictures_alone(folder, tmp_path):
     settings = Settings(f"folder:{folder}", **SMALL)
     run = Run(settings)
     run.advance(2)
-    checkpoints.save(run, tmp_path / "out")
-    checkpoints.load(tmp_path / "out").advance(2)
+    checkpoint.save(run, tmp_path / "out")
+    checkpoint.load(tmp_path / "out").advance(2)
     datasets._kept.cache_clear()
     gone = folder / "train" / "red" / "0.png"
     picture = gone.read_bytes()
     gone.unlink()
     with pytest.raises(ValueError, match="are not those that it was trained on: put them back"):
-        checkpoints.load(tmp_path / "out")
+        checkpoint.load(tmp_path / "out")
     gone.write_bytes(picture)
     datasets._kept.cache_clear()
-    checkpoints.load(tmp_path / "out")
+    checkpoint.load(tmp_path / "out")
     datasets._kept.cache_clear()
     folder.rename(tmp_path / "elsewhere")
     with pytest.raises(FileNotFoundError, match="there is no folder or tar"):
-        checkpoints.load(tmp_path / "out")
+        checkpoint.load(tmp_path / "out")
 
 
 def test_a_sweep_trains_again_what_stands_for_something_else(folder, tmp_path):
@@ -527,8 +530,7 @@ def test_a_sweep_downloads_when_it_is_told_to(monkeypatch, downloads, capsys):
 
 
 def test_a_closure_that_ignores_its_model_is_told():
-    from rwp_edu import parallel
-    from rwp_edu.optim import MRWP
+    from rwp_edu.optim import MRWP, parallel
 
     model, x, y = nn.Linear(5, 2), torch.randn(8, 5), torch.arange(8) % 2
     optimizer = parallel.threads(MRWP(torch.optim.SGD(model.parameters(), lr=0.1), sigma=0.1), model)

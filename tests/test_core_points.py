@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rwp_edu.points import At, Layout, drive, wide
+from rwp_edu.methods.points import At, Layout, drive, wide
 
 SHAPES = {
     "conv": (4, 3, 2, 2),

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import rwp_edu
-from rwp_edu import figures
 from rwp_edu.methods import METHODS
+from rwp_edu.plotting import figures
 from rwp_edu.problems import PROBLEMS
-from rwp_edu.settings import COMMON, LIVE, Settings, parameters
 from rwp_edu.training import Record, Run
+from rwp_edu.training.settings import COMMON, LIVE, Settings, parameters
 
 SMALL = {
     "digits": {"width": 8, "train": 60, "batch": 20},

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from rwp_edu.optim import RSAM, RWP, SAM
-from rwp_edu.schedules import SHAPES, ScaleSchedule, scale
-from rwp_edu.settings import Settings
+from rwp_edu.optim.schedules import SHAPES, ScaleSchedule, scale
 from rwp_edu.training import Run
+from rwp_edu.training.settings import Settings
 
 START, END = 0.001, 0.011
 VALUES = {

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import torch
 
-from rwp_edu.batched import SGD, Group, update
 from rwp_edu.methods import METHODS, PARAMETERS
-from rwp_edu.noise import generator
-from rwp_edu.points import At
-from rwp_edu.problems.sensing import Sensing
+from rwp_edu.methods.noise import generator
+from rwp_edu.methods.points import At
+from rwp_edu.problems.matrix_sensing import Sensing
+from rwp_edu.training.batched import SGD, Group, update
 
 DOUBLE = {"dtype": torch.float64}
 

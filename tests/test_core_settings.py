@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rwp_edu.methods import METHODS
 from rwp_edu.problems import PROBLEMS
-from rwp_edu.settings import LIVE, PINNABLE, Entrant, Settings, parameters
+from rwp_edu.training.settings import LIVE, PINNABLE, Entrant, Settings, parameters
 
 PARAMETERS = parameters()
 

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from rwp_edu.anatomy import take_apart
 from rwp_edu.curvature import Estimate
-from rwp_edu.handwritten import NetworkObjective
-from rwp_edu.noise import LAWS
-from rwp_edu.objective import Objective
-from rwp_edu.points import Layout
+from rwp_edu.curvature.lanczos import dense
+from rwp_edu.curvature.objective import Objective
+from rwp_edu.curvature.sharpness import average_rise, pac_bayes, radius_of_rise, sam_rise, worst_rise
+from rwp_edu.curvature.trace import trace
+from rwp_edu.methods.noise import LAWS
+from rwp_edu.methods.points import Layout
+from rwp_edu.methods.trace_update import take_apart
 from rwp_edu.problems.mlp import MLP
+from rwp_edu.problems.objectives import NetworkObjective
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE
-from rwp_edu.sharpness import average_rise, pac_bayes, radius_of_rise, sam_rise, worst_rise
-from rwp_edu.spectra import dense
-from rwp_edu.traces import trace
 
 DOUBLE = torch.float64
 A = torch.tensor([[2.0, 0.5, 0.0], [0.5, 1.0, -0.3], [0.0, -0.3, 0.5]], dtype=DOUBLE)

@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import nn
 
-from rwp_edu import objective, slices
-from rwp_edu.handwritten import NetworkObjective
-from rwp_edu.objective import Objective, of_model
-from rwp_edu.points import Layout
+from rwp_edu.curvature import loss_slices, objective
+from rwp_edu.curvature.lanczos import dense, eigenvalues
+from rwp_edu.curvature.loss_slices import Plane, evaluate, line, plane_along, plane_through, random_directions
+from rwp_edu.curvature.objective import Objective, of_model
+from rwp_edu.methods.points import Layout
 from rwp_edu.problems.mlp import MLP
+from rwp_edu.problems.objectives import NetworkObjective
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE
-from rwp_edu.slices import Plane, evaluate, line, plane_along, plane_through, random_directions
-from rwp_edu.spectra import dense, eigenvalues
 
 DOUBLE = torch.float64
 CRITERION = nn.CrossEntropyLoss()
@@ -111,7 +111,7 @@ def test_three_points_on_a_line_have_no_plane(three):
 @pytest.mark.parametrize("numbers", [1, 2**18])
 @pytest.mark.parametrize("activation, widths", [("relu", (4, 5, 3)), ("tanh", (4, 5, 6, 3)), ("relu", (4, 3))])
 def test_a_slice_is_a_loop_over_modules(activation, widths, numbers, monkeypatch):
-    monkeypatch.setattr("rwp_edu.handwritten.NUMBERS", numbers)
+    monkeypatch.setattr("rwp_edu.problems.objectives.NUMBERS", numbers)
     monkeypatch.setattr(objective, "free_memory", lambda device: 16 * 8 * 59 * 2)
     net, model = network(activation, widths)
     d, x, y = random_directions(net), np.linspace(-1, 1, 5), np.linspace(-0.5, 1, 4)
@@ -195,4 +195,4 @@ def test_errors(call, says):
 def test_a_layout_of_one_vector_is_one_filter():
     loss = Objective(lambda w: w.square().sum(-1), torch.arange(1.0, 5.0), Layout({"w": (4,)}))
     torch.testing.assert_close(random_directions(loss)[0].norm(), loss.w.norm())
-    assert slices.PARTS.keys() == {"isotropic", "layer-wise", "filter-wise"}
+    assert loss_slices.PARTS.keys() == {"isotropic", "layer-wise", "filter-wise"}

@@ -9,14 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from rwp_edu import objective, rivals, spectra
-from rwp_edu.handwritten import NetworkObjective, of_sensing
-from rwp_edu.objective import Objective, of_model
-from rwp_edu.points import Layout
+from rwp_edu.benchmarks import baselines
+from rwp_edu.curvature import lanczos as spectra
+from rwp_edu.curvature import objective
+from rwp_edu.curvature.lanczos import Lanczos, dense, density, eigenvalues, spectrum
+from rwp_edu.curvature.objective import Objective, of_model
+from rwp_edu.curvature.trace import Measurement, frobenius, hutchpp, layer_traces, trace
+from rwp_edu.methods.points import Layout
+from rwp_edu.problems.matrix_sensing import Sensing
 from rwp_edu.problems.mlp import MLP
-from rwp_edu.problems.sensing import Sensing
-from rwp_edu.spectra import Lanczos, dense, density, eigenvalues, spectrum
-from rwp_edu.traces import Measurement, frobenius, hutchpp, layer_traces, trace
+from rwp_edu.problems.objectives import NetworkObjective, of_sensing
 
 DOUBLE = torch.float64
 CRITERION = nn.CrossEntropyLoss()
@@ -447,7 +449,7 @@ def test_errors(net, call, says):
 
 
 def test_the_plain_loops_of_the_bench_find_the_same():
-    digits = rivals.TrainedDigits(images=40, steps=30)
+    digits = baselines.TrainedDigits(images=40, steps=30)
     plain, ours = digits.plain(), digits.ours()
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -455,5 +457,5 @@ def test_the_plain_loops_of_the_bench_find_the_same():
         assert plain.trace(50) == pytest.approx(sum(ours.traces().values()).item(), rel=0.2)
         squares = [np.dot(weights, nodes**2) for nodes, weights in plain.density(10, 3)]
     assert np.mean(squares) == pytest.approx(density(ours, 10, 20).mean(lambda x: x**2).value, rel=0.3)
-    loop, answer = rivals.plane(3, 20)
+    loop, answer = baselines.plane(3, 20)
     np.testing.assert_allclose(loop(), answer(), rtol=1e-5)

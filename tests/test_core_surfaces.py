@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 
-from rwp_edu.anatomy import take_apart
-from rwp_edu.bench import trajectories
-from rwp_edu.descent import Descent, descend
+from rwp_edu.benchmarks.rows import trajectories
 from rwp_edu.methods import METHODS
-from rwp_edu.noise import generator
+from rwp_edu.methods.noise import generator
+from rwp_edu.methods.trace_update import take_apart
 from rwp_edu.problems.basins import basin_of, critical_scales, minima
+from rwp_edu.problems.surface_descent import Descent, descend
 from rwp_edu.problems.surfaces import RESCALING, SHARP_AND_WIDE, SURFACES, Polynomial, Wells, grid, quadratic
 
 DOUBLE = SURFACES["double well"]

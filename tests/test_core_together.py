@@ -8,11 +8,10 @@ import torch
 from torch import nn
 from waiting import PATIENCE
 
-from rwp_edu import parallel
 from rwp_edu.methods import METHODS
-from rwp_edu.optim import OPTIMIZERS
-from rwp_edu.settings import Settings
+from rwp_edu.optim import OPTIMIZERS, parallel
 from rwp_edu.training import Run
+from rwp_edu.training.settings import Settings
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 AT_ONCE = [name for name in METHODS if METHODS[name].cost(k=3).points > METHODS[name].cost(k=3).rounds]
@@ -276,7 +275,7 @@ def test_cores_are_shared_out_and_given_back():
 
 @pytest.mark.slow
 def test_a_race_with_points_at_once_is_the_same_race(tmp_path):
-    from rwp_edu import checkpoints
+    from rwp_edu.training import checkpoint
 
     def settings(workers):
         own = {"train": 40, "batch": 10, "steps": 6, "record_every": 2, "seeds": 1, "norm": "batch", "width": 4, "test": 20}
@@ -285,8 +284,8 @@ def test_a_race_with_points_at_once_is_the_same_race(tmp_path):
     one, two = Run(settings(1)), Run(settings(2))
     for run in (one, two):
         run.advance(4)
-    checkpoints.save(two, tmp_path)
-    again = checkpoints.load(tmp_path, "cpu")
+    checkpoint.save(two, tmp_path)
+    again = checkpoint.load(tmp_path, "cpu")
     for run in (one, two, again):
         run.advance(2)
     for name in ("test_loss", "train_loss", "distance", "perturbation"):

@@ -8,8 +8,9 @@ from waiting import PATIENCE
 
 from rwp_edu.methods import METHODS
 from rwp_edu.problems import PROBLEMS
-from rwp_edu.settings import LIVE, TRAINING, WATCHED, Settings, parameters
-from rwp_edu.training import DEVICES, Mark, Record, Run, device_named
+from rwp_edu.training import Mark, Record, Run
+from rwp_edu.training.run import DEVICES, device_named
+from rwp_edu.training.settings import LIVE, TRAINING, WATCHED, Settings, parameters
 
 PARAMETERS = parameters()
 OWN = ("batch", "train", "label_noise", "width")

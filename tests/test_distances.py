@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from rwp_edu.lab.distances import WIDTHS, DistancesState, distances
-from rwp_edu.lab.exercises_radius import CASES, check_radius_ratio
-from rwp_edu.objective import Objective
-from rwp_edu.sharpness import average_rise, radius_of_rise, sam_rise
+from rwp_edu.curvature.objective import Objective
+from rwp_edu.curvature.sharpness import average_rise, radius_of_rise, sam_rise
+from rwp_edu.lab.exercises.radius import CASES, check_radius_ratio
+from rwp_edu.lab.explorers.radii import WIDTHS, DistancesState, distances
 
 
 @pytest.fixture(scope="module")

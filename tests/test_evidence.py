@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rwp_edu import evidence
+from rwp_edu.benchmarks.browser import browser, chromium
 from rwp_edu.cli import main
-from rwp_edu.evidence import report
-from rwp_edu.evidence.claims import CLAIMS, Claim
-from rwp_edu.evidence.experiments import EXPERIMENTS
-from rwp_edu.evidence.verdicts import (
+from rwp_edu.experiments import claims as evidence
+from rwp_edu.experiments.claims import report
+from rwp_edu.experiments.claims.experiments import EXPERIMENTS
+from rwp_edu.experiments.claims.registry import CLAIMS, Claim
+from rwp_edu.experiments.claims.verdicts import (
     CONTROL,
     FAILS,
     HOLDS,
@@ -30,7 +31,6 @@ from rwp_edu.evidence.verdicts import (
     t_quantile,
     verdict,
 )
-from rwp_edu.lab.browser import browser, chromium
 
 BETTER = np.array([1.0, 1.1, 0.9, 1.2, 1.0, 0.8])
 BASE = np.array([0.5, 0.7, 0.4, 0.8, 0.4, 0.4])
@@ -128,8 +128,8 @@ def test_every_statement_is_about_something_that_is_measured(claim):
 
 
 def test_the_race_gives_what_a_run_gives_and_x2_has_twice_the_updates():
-    from rwp_edu.settings import Settings
     from rwp_edu.training import Run
+    from rwp_edu.training.settings import Settings
 
     found = EXPERIMENTS["race"](2, 7, problem="digits", methods=("sgd", "sgd x2", "rwp"), steps=20)
     assert list(dict.fromkeys(who for who, _ in found)) == ["sgd", "sgd x2", "rwp"]
@@ -141,7 +141,7 @@ def test_the_race_gives_what_a_run_gives_and_x2_has_twice_the_updates():
 
 
 def test_the_optimum_is_chosen_on_images_held_back(monkeypatch):
-    from rwp_edu.evidence import experiments
+    from rwp_edu.experiments.claims import experiments
 
     held = {"rwp:sigma=0.1": [0.9, 0.5], "rwp:sigma=0.2": [0.8, np.nan], "rwp:sigma=0.1 x2": [0.1, 0.2], "rwp:sigma=0.2 x2": [0.2, 0.1]}
     tested = {who: [1.0 + k, 2.0 + k] for k, who in enumerate(held)}

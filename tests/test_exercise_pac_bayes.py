@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from rwp_edu.lab.exercises_pac_bayes import CASES, bound, check_best_noise
-from rwp_edu.sharpness import pac_bayes
+from rwp_edu.curvature.sharpness import pac_bayes
+from rwp_edu.lab.exercises.pac_bayes import CASES, bound, check_best_noise
 
 
 def right(trace, distance, n):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rwp_edu.lab.exercises_statistics import check_statistics
+from rwp_edu.lab.exercises.statistics import check_statistics
 
 
 def mean(batches):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rwp_edu.lab.exercises_trace import check_trace
+from rwp_edu.lab.exercises.trace import check_trace
 
 
 def hutchinson(draw=lambda n: torch.randint(0, 2, (n,)) * 2.0 - 1, reduce=lambda s: (s.mean(), s.std() / len(s) ** 0.5)):

@@ -20,14 +20,14 @@ from rwp_edu.lab.exercises import (
     pair,
     parts,
 )
-from rwp_edu.lab.exercises_pac_bayes import check_best_noise
-from rwp_edu.lab.exercises_paired import check_paired
-from rwp_edu.lab.exercises_radius import check_radius_ratio
-from rwp_edu.lab.exercises_scatter import check_rescaling, rescaled
-from rwp_edu.lab.exercises_statistics import check_statistics
-from rwp_edu.lab.exercises_trace import check_trace
-from rwp_edu.lab.exercises_workers import check_round
-from rwp_edu.points import At
+from rwp_edu.lab.exercises.pac_bayes import check_best_noise
+from rwp_edu.lab.exercises.paired import check_paired
+from rwp_edu.lab.exercises.radius import check_radius_ratio
+from rwp_edu.lab.exercises.scatter import check_rescaling, rescaled
+from rwp_edu.lab.exercises.statistics import check_statistics
+from rwp_edu.lab.exercises.trace import check_trace
+from rwp_edu.lab.exercises.workers import check_round
+from rwp_edu.methods.points import At
 
 
 def rwp(w, noise):

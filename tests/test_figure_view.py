@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from plotly.offline import get_plotlyjs
 
 from rwp_edu import lab
-from rwp_edu.lab import figure_view
-from rwp_edu.lab.figure_view import TIMEOUT, FigureView, changes, pack, same
+from rwp_edu.lab.base import figure_view
+from rwp_edu.lab.base.figure_view import TIMEOUT, FigureView, changes, pack, same
 
 
 class Page:

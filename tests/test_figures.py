@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rwp_edu import figures
 from rwp_edu.methods import METHODS
-from rwp_edu.settings import Settings
+from rwp_edu.plotting import figures
 from rwp_edu.training import Mark, Record, Run
+from rwp_edu.training.settings import Settings
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +68,7 @@ def test_a_gesture_leaves_one_mark():
 
 def test_changes_of_a_hand_are_one_gesture(monkeypatch):
     clock = iter(np.arange(0.0, 1e6, 0.5))
-    monkeypatch.setattr("rwp_edu.clock.now", lambda: next(clock))
+    monkeypatch.setattr("rwp_edu.utils.clock.now", lambda: next(clock))
     run = Run(Settings(methods="rwp,sam", seeds=1, steps=1000))
     run.background = True  # on a live screen
     run.advance(1)

@@ -20,7 +20,7 @@ from waiting import rest, until
 import rwp_edu
 from rwp_edu.lab import PRESETS, RaceState, exercises
 from rwp_edu.methods import METHODS
-from rwp_edu.points import At
+from rwp_edu.methods.points import At
 from rwp_edu.training import Record
 
 SMALL = {"seeds": 2, "steps": 30}

@@ -12,12 +12,13 @@ import torch
 from waiting import rest
 
 import rwp_edu
-from rwp_edu.descent import descend
-from rwp_edu.lab import LandscapeState, exercises, landscape, terrain
-from rwp_edu.lab.controls import Control, Maker
-from rwp_edu.parameters import Parameter
+from rwp_edu.lab import LandscapeState, exercises, landscape
+from rwp_edu.lab.base.controls import Control, Maker
+from rwp_edu.lab.explorers import landscape as terrain
 from rwp_edu.problems.basins import basin_of, minima
+from rwp_edu.problems.surface_descent import descend
 from rwp_edu.problems.surfaces import SHARP_AND_WIDE, SURFACES, grid
+from rwp_edu.utils.parameters import Parameter
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 import pytest
 
-from rwp_edu.later import later
+from rwp_edu.utils.lazy_import import later
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_what_is_not_installed_is_not_pretended():
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("rfc3987_syntax") is None, reason="jsonschema's format-nongpl extra is not installed")
-@pytest.mark.parametrize("opens", ["import rwp_edu; rwp_edu.lab.race(methods='sgd', seeds=1).screen", "from rwp_edu.later import no_grammar\nwith no_grammar(): import jupyterlab.labapp"])
+@pytest.mark.parametrize("opens", ["import rwp_edu; rwp_edu.lab.race(methods='sgd', seeds=1).screen", "from rwp_edu.utils.lazy_import import no_grammar\nwith no_grammar(): import jupyterlab.labapp"])
 def test_a_lab_opens_without_the_grammar_and_addresses_are_checked_as_ever(opens):
     program = f"""
 import sys

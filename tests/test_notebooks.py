@@ -99,7 +99,7 @@ def test_a_cell_that_leans_on_a_solution_is_caught():
     assert leans_on_solutions(jupytext.reads(cells, fmt="py:percent")) == {"f", "m"}
 
 
-PAGES = [*FOLDER.glob("*.py"), *(FOLDER.parent / page for page in ("README.md", "rwp_edu/README.md", "rwp_edu/evidence/README.md", "data/README.md"))]
+PAGES = [*FOLDER.glob("*.py"), *(FOLDER.parent / page for page in ("README.md", "rwp_edu/README.md", "rwp_edu/experiments/claims/README.md", "data/README.md"))]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(FOLDER.parent)))
@@ -180,7 +180,7 @@ def run(notebook, home, *options):
         "-p",
         "no:cacheprovider",
         "-p",
-        "rwp_edu.no_grammar",
+        "rwp_edu.utils.no_grammar",
     ]
     env = os.environ | {
         "RWP_EDU_HEADLESS_STEPS": "20",

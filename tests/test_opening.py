@@ -5,9 +5,10 @@ import asyncio
 import pytest
 from waiting import until, wait_until
 
-from rwp_edu import clock, datasets
 from rwp_edu.lab import race
-from rwp_edu.lab.opening import OTHER
+from rwp_edu.lab.race.dataset_picker import OTHER
+from rwp_edu.problems import datasets
+from rwp_edu.utils import clock
 
 
 def shown(widget):

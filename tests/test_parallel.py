@@ -19,10 +19,9 @@ from waiting import PATIENCE
 from workers import ranks
 
 import rwp_edu
-from rwp_edu import parallel
-from rwp_edu.exchange import Shared
 from rwp_edu.methods import METHODS
-from rwp_edu.optim import OPTIMIZERS
+from rwp_edu.optim import OPTIMIZERS, parallel
+from rwp_edu.optim.parallel.ranks import Shared
 
 X = torch.randn(8, 6, generator=torch.Generator().manual_seed(1))
 Y = torch.tensor([0, 1, 2, 0, 1, 2, 0, 1])
@@ -530,12 +529,12 @@ SCRIPT = textwrap.dedent(
     folder.mkdir(exist_ok=True)
     rank, again = int(os.environ.get("RANK", 0)), int(os.environ.get("TORCHELASTIC_RESTART_COUNT", 0))
     together = "RANK" in os.environ
-    with rwp_edu.parallel.workers() if together else contextlib.nullcontext("cpu") as device:
+    with rwp_edu.optim.parallel.workers() if together else contextlib.nullcontext("cpu") as device:
         torch.manual_seed(0)
         model = torch.nn.Sequential(torch.nn.Linear(6, 5), torch.nn.BatchNorm1d(5), torch.nn.Dropout(0.2), torch.nn.Linear(5, 3)).to(device)
         optimizer = MRWP(torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9), sigma=0.05)
         if together:
-            rwp_edu.parallel.points(optimizer, model)
+            rwp_edu.optim.parallel.points(optimizer, model)
         kept, begin = folder / "checkpoint.pt", 0
         if kept.exists():
             found = torch.load(kept, map_location=device)
@@ -543,7 +542,7 @@ SCRIPT = textwrap.dedent(
             optimizer.load_state_dict(found["optimizer"])
             torch.set_rng_state(found["random"].cpu())
             begin = found["step"]
-            rwp_edu.parallel.check(optimizer)
+            rwp_edu.optim.parallel.check(optimizer)
         print(f"rank {rank}, start {again}: from step {begin}", flush=True)
 
         def closure():
@@ -605,7 +604,7 @@ DIES = """
 import os, sys
 import torch
 import torch.distributed as dist
-from rwp_edu import parallel
+from rwp_edu.optim import parallel
 from rwp_edu.optim import MRWP
 
 rank, store = int(sys.argv[1]), sys.argv[2]

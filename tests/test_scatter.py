@@ -10,13 +10,13 @@ import pytest
 import torch
 from waiting import rest
 
-from rwp_edu.flatness import LOOKS
-from rwp_edu.lab import pools
-from rwp_edu.lab.exercises_scatter import check_rescaling
-from rwp_edu.lab.live import HEADLESS
-from rwp_edu.lab.orders import Correlation, correlation, kendall
-from rwp_edu.lab.pools import DECAYS, LABELS, SCALES, Pool, entrants
-from rwp_edu.lab.scatter import ALL, MEASURES, PARAMETERS, scatter
+from rwp_edu.experiments import run_pool
+from rwp_edu.experiments.rank_correlation import Correlation, correlation, kendall
+from rwp_edu.experiments.run_pool import DECAYS, LABELS, SCALES, Pool, entrants
+from rwp_edu.lab.exercises.scatter import check_rescaling
+from rwp_edu.lab.explorers.flatness_correlation import ALL, MEASURES, PARAMETERS, scatter
+from rwp_edu.problems.flatness import LOOKS
+from rwp_edu.utils.incremental import HEADLESS
 
 # Statistics
 
@@ -194,7 +194,7 @@ def test_what_is_not_possible_is_an_error(small):
 @pytest.fixture
 def few(monkeypatch):
     monkeypatch.setenv(HEADLESS, "12")
-    monkeypatch.setattr(pools, "_POOLS", {})
+    monkeypatch.setattr(run_pool, "_POOLS", {})
 
 
 @pytest.mark.slow
@@ -301,8 +301,8 @@ def test_wrong(answer, says, capsys):
 
 def test_the_trace_of_a_rescaled_network():
     """tr = a⁻² (first layer) + a² w2 + b2, as the notebook says."""
-    from rwp_edu.handwritten import NetworkObjective
     from rwp_edu.problems.mlp import MLP
+    from rwp_edu.problems.objectives import NetworkObjective
 
     g, net, a = torch.Generator().manual_seed(1), MLP((4, 6, 3)), 2.0
     x, y = torch.randn(30, 4, generator=g, dtype=torch.float64), torch.randint(3, (30,), generator=g)

@@ -9,10 +9,13 @@ import pytest
 from waiting import rest
 
 import rwp_edu
-from rwp_edu import clock, figures
-from rwp_edu.lab import PRESETS, controls, live, terrain
-from rwp_edu.parameters import Parameter
-from rwp_edu.settings import Entrant
+from rwp_edu.lab import PRESETS
+from rwp_edu.lab.base import controls, event_loop
+from rwp_edu.lab.explorers import landscape
+from rwp_edu.plotting import figures
+from rwp_edu.training.settings import Entrant
+from rwp_edu.utils import clock
+from rwp_edu.utils.parameters import Parameter
 
 SMALL = {"seeds": 2, "steps": 100_000, "methods": "sgd,rwp"}
 
@@ -108,7 +111,7 @@ def test_a_wish_that_is_refused_does_not_stop_the_training(name, value, says):
 
 
 def test_a_wish_that_is_refused_does_not_stop_an_explorer(ticks):
-    ticks(terrain.SLICE)  # a few updates in every turn
+    ticks(landscape.SLICE)  # a few updates in every turn
     hills = rwp_edu.lab.landscape(methods="rwp", sigma=0.1)
     screen = hills.screen
     turn(screen, "toggle", ("rwp", False))
@@ -138,7 +141,7 @@ def test_a_picture_that_fails_once_does_not_end_the_loop(monkeypatch):
 
 
 def test_errors_are_text():
-    assert live.told(TypeError("got <class 'str'>")) == "TypeError: got &lt;class 'str'&gt;"
+    assert event_loop.told(TypeError("got <class 'str'>")) == "TypeError: got &lt;class 'str'&gt;"
 
 
 # What the widgets show
@@ -291,7 +294,7 @@ class Shell:
 @pytest.fixture
 def shell(monkeypatch):
     shell = Shell()
-    monkeypatch.setattr(live, "get_ipython", lambda: shell)
+    monkeypatch.setattr(event_loop, "get_ipython", lambda: shell)
     return shell
 
 

@@ -8,8 +8,8 @@ import torch
 
 import rwp_edu
 from rwp_edu.lab import PRESETS, exercises
-from rwp_edu.problems.sensing import Sensing
-from rwp_edu.settings import Entrant, Settings
+from rwp_edu.problems.matrix_sensing import Sensing
+from rwp_edu.training.settings import Entrant, Settings
 
 
 def weighted(W, A, y):

@@ -9,11 +9,11 @@ import torch
 
 import rwp_edu
 from rwp_edu import lab, problems
-from rwp_edu.lab import variance
-from rwp_edu.lab.controls import Control, Maker, _ticks, readout
-from rwp_edu.lab.terrain import HERE
-from rwp_edu.parameters import Parameter
-from rwp_edu.settings import parameters
+from rwp_edu.lab.base.controls import Control, Maker, _ticks, readout
+from rwp_edu.lab.explorers import gradient_variance
+from rwp_edu.lab.explorers.landscape import HERE
+from rwp_edu.training.settings import parameters
+from rwp_edu.utils.parameters import Parameter
 
 
 def looked_around(**changes):
@@ -111,11 +111,11 @@ def test_the_marked_sigma_of_two_points_is_measured():
     for number in range(len(made.places)):
         label = pressed(made, number)
         view.set(sigma=float(label))
-        assert view.state.sigma == variance.SIGMAS[view.state.place] == float(label)
+        assert view.state.sigma == gradient_variance.SIGMAS[view.state.place] == float(label)
         assert f"σ = {label}: " in view.text
         assert next(t for t in view.traces() if t["name"] == "σ")["x"] == [float(label)] * 2
         said.append(view.text)
-    assert len(set(said)) == len(said) == len(variance.SIGMAS)
+    assert len(set(said)) == len(said) == len(gradient_variance.SIGMAS)
     assert lab.two_points(sigma=0.02).state.sigma == 0.0178
 
 

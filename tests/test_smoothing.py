@@ -11,13 +11,17 @@ import torch
 from waiting import rest, until
 
 import rwp_edu
-from rwp_edu.curvature import Estimate, derivatives, gradient_variance, hessian, joined
-from rwp_edu.lab import SmoothingState, TwoPointsState, exercises, smoothed, subjects, variance
-from rwp_edu.lab.smoothed import SURFACE, minima, scales
-from rwp_edu.lab.strokes import bars
-from rwp_edu.lab.subjects import BATCH, SUBJECTS, subject
-from rwp_edu.noise import LAWS
-from rwp_edu.parameters import Parameter
+from rwp_edu.curvature import Estimate, derivatives, gradient_variance, hessian
+from rwp_edu.curvature.smoothing import joined
+from rwp_edu.experiments import variance_functions
+from rwp_edu.experiments.variance_functions import BATCH, SUBJECTS, subject
+from rwp_edu.lab import SmoothingState, TwoPointsState, exercises
+from rwp_edu.lab.explorers import gradient_variance as variance
+from rwp_edu.lab.explorers import smoothing as smoothed
+from rwp_edu.lab.explorers.smoothing import SURFACE, minima, scales
+from rwp_edu.methods.noise import LAWS
+from rwp_edu.plotting.plotly import bars
+from rwp_edu.utils.parameters import Parameter
 
 
 def named(explorer, name):
@@ -179,8 +183,8 @@ def test_closed_forms_have_the_derivatives_they_state(name):
 
 
 def test_kurtosis_is_that_of_the_laws():
-    assert subjects.KURTOSIS.keys() == LAWS.keys()
-    for law, kurtosis in subjects.KURTOSIS.items():
+    assert variance_functions.KURTOSIS.keys() == LAWS.keys()
+    for law, kurtosis in variance_functions.KURTOSIS.items():
         fourth = LAWS[law](torch.empty(1_000_000, dtype=torch.float64), torch.Generator().manual_seed(0)).pow(4)
         assert abs(fourth.mean().item() - 3 - kurtosis) <= 4 * fourth.std().item() / 1000
 
@@ -189,8 +193,8 @@ def test_kurtosis_is_that_of_the_laws():
 def test_networks_are_trained_and_know_their_mini_batches(network):
     name, it = network
     assert it.loss(it.w[None]).item() < 0.8 and it.w.dtype == torch.float64
-    problem = subjects.Digits([0], width=32, batch=BATCH, dtype=torch.float64)
-    net = subjects.MLP((64, 32, 10), name)
+    problem = variance_functions.Digits([0], width=32, batch=BATCH, dtype=torch.float64)
+    net = variance_functions.MLP((64, 32, 10), name)
     x, y = (torch.cat(parts) for parts in zip(*(problem.draw() for _ in range(1500))))
     apart = net.gradient(it.w.repeat(1500, 1), x, y) - it.gradient(it.w[None])
     samples = apart.square().sum(1)
@@ -244,7 +248,7 @@ def test_nothing_is_left_of_a_quadratic():
 
 @pytest.mark.slow
 def test_what_is_said_about_a_network(monkeypatch):
-    monkeypatch.setattr(subjects, "_MADE", {})
+    monkeypatch.setattr(variance_functions, "_MADE", {})
     lab = rwp_edu.lab.two_points(function="tanh", sigma=0.01)
     assert lab.text == "getting ready" and lab.subject is None
     said = []
@@ -282,7 +286,7 @@ def test_a_function_that_cannot_be_made_says_so_each_time(monkeypatch):
         raise FileNotFoundError("no digits")
 
     monkeypatch.setitem(SUBJECTS, "tanh", SUBJECTS["tanh"]._replace(make=make))
-    monkeypatch.setattr(subjects, "_MADE", {})
+    monkeypatch.setattr(variance_functions, "_MADE", {})
     lab = rwp_edu.lab.two_points(function="tanh")
     for _ in range(2):
         with pytest.raises(FileNotFoundError):

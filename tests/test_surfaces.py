@@ -9,23 +9,24 @@ import torch
 from waiting import rest
 
 import rwp_edu
-from rwp_edu.lab import UpdateState, arrows, exercises
+from rwp_edu.lab import UpdateState, exercises
+from rwp_edu.lab.explorers import update
 from rwp_edu.methods import METHODS
-from rwp_edu.points import At
+from rwp_edu.methods.points import At
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_arrows_start_and_end_where_the_update_says(method):
     state = UpdateState(method=method, k=2)
-    found, plan = state.update, arrows.layout(state)["annotations"]
+    found, plan = state.update, update.layout(state)["annotations"]
     step = plan[0]
     assert (step["ax"], step["ay"], step["x"], step["y"]) == (*found.w.tolist(), *found.after.tolist())
     moved = [a for a in found.answers if not torch.equal(a.at.w, found.w)]
     assert len(plan) == 1 + len(found.answers) + len(moved)
-    circles, diamonds = arrows.traces(state)[1:3]
+    circles, diamonds = update.traces(state)[1:3]
     assert len(circles["x"]) + len(diamonds["x"]) == len(found.answers)
     assert bool(diamonds["x"]) is (found.rounds == 2)
-    assert METHODS[method].formula in arrows.sentence(state)
+    assert METHODS[method].formula in update.sentence(state)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -33,7 +34,7 @@ def test_arrows_start_and_end_where_the_update_says(method):
 def test_everything_in_the_figure_is_seen(method, x):
     """The letters stand apart, the contours fill the axes, and a gradient's arrow lies on the step's, which is wider and transparent."""
     state = UpdateState(method=method, x=x)
-    traces, plan = arrows.traces(state), arrows.layout(state)
+    traces, plan = update.traces(state), update.layout(state)
     w, after = traces[-2:]
     assert (w["text"], after["text"]) == (["w"], ["w\u2032"])
     away = 1 if after["x"][0] >= w["x"][0] else -1
@@ -50,7 +51,7 @@ def test_the_batches_differ_as_much_as_asked():
     w = torch.zeros(2, dtype=torch.float64)
     same, other = UpdateState(batch_noise=0.0), UpdateState(batch_noise=2.0)
     assert torch.equal(same.gradient(At(w, 0)), same.gradient(At(w, 1)))
-    torch.testing.assert_close(other.gradient(At(w, 0)) - other.gradient(At(w, 1)), 2 * (arrows._TILTS[0] - arrows._TILTS[1]))
+    torch.testing.assert_close(other.gradient(At(w, 0)) - other.gradient(At(w, 1)), 2 * (update._TILTS[0] - update._TILTS[1]))
 
 
 @pytest.mark.parametrize("changes, says", [({"rho": -1}, "rho must be"), ({"method": "smam"}, "method must be one of"), ({"roh": 1}, "did you mean 'rho'")])  # fmt: skip

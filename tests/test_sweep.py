@@ -18,16 +18,16 @@ import pytest
 from waiting import PATIENCE
 
 from rwp_edu.cli import main
-from rwp_edu.files import whole
-from rwp_edu.parameters import strict_json
-from rwp_edu.settings import Settings
-from rwp_edu.sweep import engines, plan, sweep
-from rwp_edu.sweep.engines import ENGINES
-from rwp_edu.sweep.figures import curves, heat_map, page, parallel, table
-from rwp_edu.sweep.plan import GROUP, groups
-from rwp_edu.sweep.results import Row, Sweep
-from rwp_edu.sweep.work import _kept
+from rwp_edu.experiments.sweep import executors, plan, sweep
+from rwp_edu.experiments.sweep.executors import ENGINES
+from rwp_edu.experiments.sweep.figures import curves, heat_map, page, parallel, table
+from rwp_edu.experiments.sweep.plan import GROUP, groups
+from rwp_edu.experiments.sweep.results import Row, Sweep
+from rwp_edu.experiments.sweep.work import _kept
 from rwp_edu.training import Record, Run
+from rwp_edu.training.settings import Settings
+from rwp_edu.utils.files import whole
+from rwp_edu.utils.parameters import strict_json
 
 GRID = {"sigma": [0.05, 0.1], "lam": [0.3, 0.5]}
 SHORT = {"seeds": 2, "steps": 3}
@@ -91,7 +91,7 @@ def test_errors_come_before_any_work(grid, options, says, monkeypatch):
 
 
 def test_an_engine_that_is_not_installed(monkeypatch):
-    monkeypatch.setattr("rwp_edu.sweep.engines.find_spec", lambda name: None)
+    monkeypatch.setattr("rwp_edu.experiments.sweep.executors.find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"rwp_edu\[ray\]"):
         sweep("digits", "sgd", {"lr": [0.1]}, engine="ray", **SHORT)
 
@@ -113,7 +113,7 @@ def test_all_engines_give_the_same_records(engine, monkeypatch):
     pytest.importorskip({"processes": "joblib", "ray": "ray"}[engine])
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))
     folder = Path(f"/tmp/rwp_test_{os.getpid()}")
-    monkeypatch.setattr("rwp_edu.sweep.engines.tempfile.mkdtemp", lambda **options: folder.mkdir() or str(folder))
+    monkeypatch.setattr("rwp_edu.experiments.sweep.executors.tempfile.mkdtemp", lambda **options: folder.mkdir() or str(folder))
     grid = {"sigma": [0.05, 0.1, 0.2], "batch": [20, 30]}
     here, there = (
         sweep("digits", "sgd,m-rwp", grid, seeds=2, steps=10, **options) for options in ({}, {"engine": engine, "workers": 2})
@@ -163,20 +163,20 @@ def test_a_busy_machine_may_try_again_to_start_ray():
             self.ended += 1
 
     slow = Ray(2, "The current node timed out during startup.")
-    engines._start(slow, {})
+    executors._start(slow, {})
     assert slow.failures == 0 and slow.ended == 2
     for failures, why in ((3, "timed out during startup"), (1, "something else")):
         with pytest.raises(Exception, match=why):
-            engines._start(Ray(failures, why), {})
+            executors._start(Ray(failures, why), {})
 
 
 def test_one_setting_that_fails_leaves_the_others(monkeypatch):
-    real = engines.work
+    real = executors.work
 
     def work(task, *more):
         return {"failed": "RuntimeError: broken on purpose"} if "sigma=0.1" in task else real(task)
 
-    monkeypatch.setattr(engines, "work", work)
+    monkeypatch.setattr(executors, "work", work)
     found = sweep("digits", "sgd,rwp", {"sigma": [0.05, 0.1, 0.2]}, **SHORT)
     assert [row["status"] for row in found.results()] == ["finished", "finished", "failed", "finished"]
     assert "on purpose" in found.results()[2]["why"]
@@ -283,8 +283,8 @@ def test_a_worker_that_is_killed_loses_no_answer(monkeypatch, tmp_path):
             time.sleep(PATIENCE)
         return i, {"done": task}
 
-    monkeypatch.setattr(engines, "_numbered", numbered)
-    for i, answer in engines.processes(["a", "b", "c", "d"], 2, None, lambda part: None):
+    monkeypatch.setattr(executors, "_numbered", numbered)
+    for i, answer in executors.processes(["a", "b", "c", "d"], 2, None, lambda part: None):
         found[i] = answer
         heard.touch()
     assert found[0] == {"done": "a"} and [*found] == [0, 1, 2, 3]

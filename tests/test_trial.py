@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from rwp_edu import evidence
-from rwp_edu.evidence.claims import CLAIMS
-from rwp_edu.evidence.verdicts import TOO_FEW
-from rwp_edu.lab.exercises_paired import check_paired
-from rwp_edu.lab.trial import STATEMENTS, trial
+from rwp_edu.experiments import claims
+from rwp_edu.experiments.claims.registry import CLAIMS
+from rwp_edu.experiments.claims.verdicts import TOO_FEW
+from rwp_edu.lab.exercises.paired import check_paired
+from rwp_edu.lab.explorers.claim import STATEMENTS, trial
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def lab():
 
 @pytest.mark.slow
 def test_one_seed_after_another_gives_what_all_at_once_give(lab):
-    whole = evidence.check(CLAIMS["naive-noise-digits"], seeds=5)
+    whole = claims.check(CLAIMS["naive-noise-digits"], seeds=5)
     for key, values in whole.values.items():
         assert lab.values[key] == pytest.approx(values, abs=0.02), key
     assert [j.status for j in lab.result().judgements] == [j.status for j in whole.judgements]

@@ -9,12 +9,13 @@ import torch
 from waiting import PATIENCE
 
 import rwp_edu
-from rwp_edu import figures
-from rwp_edu.lab import live, words
-from rwp_edu.lab.screen import SLICE
-from rwp_edu.lab.state import EVERY, PRESETS, RaceState
-from rwp_edu.settings import Settings
+from rwp_edu.lab.race import summary
+from rwp_edu.lab.race.state import EVERY, PRESETS, RaceState
+from rwp_edu.lab.race.view import SLICE
+from rwp_edu.plotting import figures
 from rwp_edu.training import Mark, Run
+from rwp_edu.training.settings import Settings
+from rwp_edu.utils.incremental import HEADLESS
 
 SMALL = {"seeds": 2, "steps": 1000, "methods": "sgd,rwp", "pace": 0}
 
@@ -176,7 +177,7 @@ def test_what_has_diverged_does_not_lead():
 
 
 def test_lessons_without_a_screen_train_slow_networks_for_their_budget_alone(monkeypatch):
-    monkeypatch.setenv(live.HEADLESS, "3")
+    monkeypatch.setenv(HEADLESS, "3")
     slow, fast = (rwp_edu.lab.race(problem=name, methods="sgd", seeds=1, steps=8) for name in ("images", "digits"))
     slow.run(), fast.run()
     assert slow._run.updates == 3 and fast._run.updates == 8
@@ -233,7 +234,7 @@ def test_the_axis_of_the_loss_says_whose_loss():
     ],
 )
 def test_controls_without_effect_say_so(name, changes, why):
-    assert words.unused(name, Settings(**changes)) == why
+    assert summary.unused(name, Settings(**changes)) == why
 
 
 def test_a_preset_is_offered_where_its_settings_exist():

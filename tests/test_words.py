@@ -9,11 +9,11 @@ import jupytext
 import pytest
 
 from rwp_edu import lab
-from rwp_edu.evidence.claims import CLAIMS
-from rwp_edu.lab import PRESETS, words
-from rwp_edu.lab.explorer import Explorer
-from rwp_edu.lab.subjects import SUBJECTS
-from rwp_edu.lab.terrain import HERE
+from rwp_edu.experiments.claims.registry import CLAIMS
+from rwp_edu.lab import PRESETS
+from rwp_edu.lab.base.explorer import Explorer
+from rwp_edu.lab.explorers.landscape import HERE
+from rwp_edu.lab.race import summary
 
 LESSONS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.py"))
 OPEN = {"race": lab.race, "update": lab.update, "workers": lab.workers, "distances": lab.distances, "scatter": lab.scatter,
@@ -128,9 +128,9 @@ def test_what_is_wrong_is_found(wrong, text):
 
 
 def test_predictions_are_echoed_in_words():
-    assert words.said({"SAM": 0.3, "RWP": ...}) == "you said: SAM 0.3; RWP nothing"
+    assert summary.said({"SAM": 0.3, "RWP": ...}) == "you said: SAM 0.3; RWP nothing"
     for empty in ("...", "", ..., None, {"a": ..., "b": "..."}):
-        assert words.said(empty).startswith("you said nothing yet")
+        assert summary.said(empty).startswith("you said nothing yet")
 
 
 # The lessons

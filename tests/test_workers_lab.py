@@ -7,16 +7,17 @@ from time import perf_counter
 
 import pytest
 
-from rwp_edu import bench, side_by_side
-from rwp_edu.evidence.experiments import EXPERIMENTS
-from rwp_edu.lab import at_once as screen
-from rwp_edu.lab.at_once import workers
-from rwp_edu.lab.exercises_workers import check_round
-from rwp_edu.lab.timeline import timeline
+from rwp_edu.benchmarks import rows as bench
+from rwp_edu.experiments.claims.experiments import EXPERIMENTS
+from rwp_edu.lab.exercises.workers import check_round
+from rwp_edu.lab.explorers import workers as screen
+from rwp_edu.lab.explorers.workers import workers
 from rwp_edu.methods import METHODS
-from rwp_edu.side_by_side import ORDER, Disturbed, Sample, Team, disturbed, others, ratio, times
+from rwp_edu.optim.parallel import timing
+from rwp_edu.optim.parallel.timeline import timeline
+from rwp_edu.optim.parallel.timing import ORDER, Disturbed, Sample, Team, disturbed, others, ratio, times
 
-needs_cores = pytest.mark.skipif(bool(side_by_side.lacks()), reason=side_by_side.lacks() or "two cores")
+needs_cores = pytest.mark.skipif(bool(timing.lacks()), reason=timing.lacks() or "two cores")
 
 
 # ------------------------------------------------------------------------------------------------------------ the timeline
@@ -221,8 +222,8 @@ class Scripted:
 
 
 def test_the_claim_shows_nothing_while_others_use_the_cores(monkeypatch):
-    monkeypatch.setattr(side_by_side, "Team", Scripted)
-    monkeypatch.setattr(side_by_side, "lacks", str)
+    monkeypatch.setattr(timing, "Team", Scripted)
+    monkeypatch.setattr(timing, "lacks", str)
     order = (("sam", "one core"), ("sam", "two threads"))
     Scripted.others = [0, 0, 0, 1, 0, 0]  # the first two are not counted; one repetition is disturbed, and made up for
     found = EXPERIMENTS["side_by_side"](3, 0, batch=2, updates=1, order=order)
@@ -230,15 +231,15 @@ def test_the_claim_shows_nothing_while_others_use_the_cores(monkeypatch):
     Scripted.others = [2.0] * 100
     found = EXPERIMENTS["side_by_side"](3, 0, batch=2, updates=1, order=order)
     assert all(math.isnan(v) for values in found.values() for v in values) and len(Scripted.others) == 100 - 2 - 2 * 5
-    monkeypatch.setattr(side_by_side, "lacks", lambda: "needs two cores")
+    monkeypatch.setattr(timing, "lacks", lambda: "needs two cores")
     assert len(EXPERIMENTS["side_by_side"](3, 0, batch=2, updates=1, order=order)) == 2
 
 
 def test_the_rows_of_the_bench(monkeypatch):
     rows = [row for row in bench.ROWS if row.name.startswith("m-RWP on two ")]
     assert [row.goal for row in rows] == ["<= 0.90", "<= 0.62"] * 4
-    monkeypatch.setattr(side_by_side, "Team", Scripted)
-    monkeypatch.setattr(side_by_side, "lacks", str)
+    monkeypatch.setattr(timing, "Team", Scripted)
+    monkeypatch.setattr(timing, "lacks", str)
     monkeypatch.setattr(bench, "others", lambda seconds: 0.0)
     Scripted.others = []
     assert bench.measure_row(rows[0], 3)["ratio"] == 1.0

@@ -15,7 +15,6 @@ import torch.multiprocessing
 from waiting import PATIENCE
 
 
-
 def _serve(rank: int, size: int, store: str, backend: str, pipe: Any) -> None:
     torch.set_num_threads(1)
     if backend == "nccl":

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from rwp_edu import __version__
 from rwp_edu.cli import bench, lab, methods, reproduce, sweep, train
-from rwp_edu.cli.words import INTERRUPTED, WRONG, Wrong, note
-from rwp_edu.parameters import unknown
+from rwp_edu.cli.output import INTERRUPTED, WRONG, Wrong, note
+from rwp_edu.utils.parameters import unknown
 
 COMMANDS = {
     "lab": lab.COMMAND,

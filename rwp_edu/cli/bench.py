@@ -6,15 +6,15 @@ import sys
 from argparse import Namespace
 
 from rwp_edu import __version__
-from rwp_edu.cli.words import JSON, Command, aligned, print_json
+from rwp_edu.cli.output import JSON, Command, aligned, print_json
 
 
 def run(arguments: Namespace) -> int:
     from tqdm import tqdm
 
-    from rwp_edu.bench import measure
-    from rwp_edu.memory import extra_copies
-    from rwp_edu.training import keep_freed_memory
+    from rwp_edu.benchmarks.memory import extra_copies
+    from rwp_edu.benchmarks.rows import measure
+    from rwp_edu.training.run import keep_freed_memory
 
     keep_freed_memory()
     copies = extra_copies()

@@ -11,8 +11,8 @@ from argparse import Namespace
 from importlib.util import find_spec
 from pathlib import Path
 
-from rwp_edu.cli.words import Command, Wrong, checked, writable
-from rwp_edu.parameters import Parameter
+from rwp_edu.cli.output import Command, Wrong, checked, writable
+from rwp_edu.utils.parameters import Parameter
 
 PORT = Parameter("port", "", 8888, "port of the notebook server", low=1, high=65535)
 COPIES = "rwp_edu_notebooks"
@@ -70,7 +70,7 @@ def run(arguments: Namespace) -> int:
         if port:
             free(port)
         folder = notebooks_folder(arguments.dir)
-    from rwp_edu.later import no_grammar
+    from rwp_edu.utils.lazy_import import no_grammar
 
     with no_grammar():
         from jupyterlab.labapp import LabApp

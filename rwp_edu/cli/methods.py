@@ -5,13 +5,13 @@ from __future__ import annotations
 from argparse import Namespace
 from typing import Any
 
-from rwp_edu.cli.words import JSON, Command, aligned, print_json
+from rwp_edu.cli.output import JSON, Command, aligned, print_json
 
 
 def run(arguments: Namespace) -> int:
     from rwp_edu.methods import METHODS, PARAMETERS
     from rwp_edu.problems import PROBLEMS
-    from rwp_edu.settings import parameters as settings_in
+    from rwp_edu.training.settings import parameters as settings_in
 
     if arguments.json:
         print_json({"methods": [method_row(row) for row in METHODS.values()]})

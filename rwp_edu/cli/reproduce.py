@@ -7,15 +7,15 @@ from argparse import Namespace
 from typing import Any
 
 from rwp_edu import __version__
-from rwp_edu.cli.words import INTERRUPTED, JSON, Command, aligned, checked, folder_for, note, print_json
-from rwp_edu.parameters import Parameter
+from rwp_edu.cli.output import INTERRUPTED, JSON, Command, aligned, checked, folder_for, note, print_json
+from rwp_edu.utils.parameters import Parameter
 
 
 def run(arguments: Namespace) -> int:
     with checked():
-        from rwp_edu import evidence
-        from rwp_edu.evidence import report
-        from rwp_edu.training import keep_freed_memory
+        from rwp_edu.experiments import claims as evidence
+        from rwp_edu.experiments.claims import report
+        from rwp_edu.training.run import keep_freed_memory
 
         if not arguments.claims and not arguments.all:
             for name in ("quick", "seeds", "out"):
@@ -78,7 +78,7 @@ def run(arguments: Namespace) -> int:
 
 def listed(arguments: Namespace) -> int:
     """The claims that there are, and what they take."""
-    from rwp_edu.evidence import CLAIMS, SEEDS
+    from rwp_edu.experiments.claims import CLAIMS, SEEDS
 
     claims = list(CLAIMS.values())
     if arguments.json:

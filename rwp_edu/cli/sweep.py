@@ -6,19 +6,19 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from rwp_edu.cli.asked import DOWNLOAD, settings_of
-from rwp_edu.cli.words import INTERRUPTED, JSON, Command, aligned, checked, folder_for, note, print_json
-from rwp_edu.parameters import Parameter
+from rwp_edu.cli.arguments import DOWNLOAD, settings_of
+from rwp_edu.cli.output import INTERRUPTED, JSON, Command, aligned, checked, folder_for, note, print_json
+from rwp_edu.utils.parameters import Parameter
 
 
 def run(arguments: Namespace) -> int:
     with checked():
-        from rwp_edu.datasets import FOLDER, fetch, pictures
+        from rwp_edu.experiments.sweep import plan
+        from rwp_edu.experiments.sweep import sweep as run_sweep
+        from rwp_edu.experiments.sweep.executors import checked as engine_checked
         from rwp_edu.problems import PICTURES
-        from rwp_edu.sweep import plan
-        from rwp_edu.sweep import sweep as run_sweep
-        from rwp_edu.sweep.engines import checked as engine_checked
-        from rwp_edu.training import keep_freed_memory
+        from rwp_edu.problems.datasets import FOLDER, fetch, pictures
+        from rwp_edu.training.run import keep_freed_memory
 
         grid: dict[str, str] = {}
         for pair in arguments.grid:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from rwp_edu import __version__
-from rwp_edu.cli.asked import DOWNLOAD, settings_of
-from rwp_edu.cli.words import INTERRUPTED, JSON, Command, Wrong, aligned, checked, folder_for, note, print_json, writable
-from rwp_edu.files import table, whole
-from rwp_edu.parameters import Parameter, strict
+from rwp_edu.cli.arguments import DOWNLOAD, settings_of
+from rwp_edu.cli.output import INTERRUPTED, JSON, Command, Wrong, aligned, checked, folder_for, note, print_json, writable
+from rwp_edu.utils.files import table, whole
+from rwp_edu.utils.parameters import Parameter, strict
 
 THREADS = Parameter("threads", "", 1, "threads of the computation", low=1, high=1024)
 SHARDS = Parameter("shards", "", 1, "ranks that share a point", low=1)
@@ -22,9 +22,9 @@ EVERY = Parameter("checkpoint_every", "", 100, "updates between two checkpoints"
 
 def run_of(arguments: Namespace) -> tuple[Any, Path | None]:
     """The run that ``train`` was asked for, new or from a checkpoint, and the folder for its results."""
-    from rwp_edu import checkpoints
-    from rwp_edu.datasets import fetch
+    from rwp_edu.problems.datasets import fetch
     from rwp_edu.training import Run
+    from rwp_edu.training import checkpoint as checkpoints
 
     if arguments.resume is None:
         settings = settings_of(arguments)
@@ -56,7 +56,7 @@ def run(arguments: Namespace) -> int:
         if arguments.device != "auto":
             raise ValueError("workers choose their devices themselves: leave out --device")
         shards = SHARDS.parse(arguments.shards) if arguments.shards is not None else 1
-    from rwp_edu import parallel
+    from rwp_edu.optim import parallel
 
     goes_on = arguments.out and int(os.environ["TORCHELASTIC_RESTART_COUNT"]) and (Path(arguments.out) / "checkpoint.pt").exists()
     if goes_on:
@@ -73,9 +73,9 @@ def run(arguments: Namespace) -> int:
 def train_here(arguments: Namespace, shards: int = 0, first: bool = True) -> int:
     """Train in this process; with ``shards`` it is one of several workers, of which the ``first`` alone writes and speaks."""
     with checked():
-        from rwp_edu import checkpoints
-        from rwp_edu.tensorboard import Board
-        from rwp_edu.training import keep_freed_memory
+        from rwp_edu.training import checkpoint as checkpoints
+        from rwp_edu.training.run import keep_freed_memory
+        from rwp_edu.training.tensorboard import Board
 
         keep_freed_memory()
         every = EVERY.parse(arguments.checkpoint_every if arguments.checkpoint_every is not None else EVERY.default)
@@ -144,7 +144,7 @@ def tell(run: Any, interrupted: bool, as_json: bool) -> None:
 
 def keep(run: Any, folder: Path) -> None:
     """A checkpoint, and the record so far."""
-    from rwp_edu import checkpoints
+    from rwp_edu.training import checkpoint as checkpoints
 
     checkpoints.save(run, folder)
     save(run.record, folder)

@@ -1,16 +1,16 @@
 """The notebook user interface. Every lab works with and without a front end."""
 
-from rwp_edu.lab.arrows import UpdateLab, UpdateState, update
-from rwp_edu.lab.at_once import Workers, WorkersState, workers
-from rwp_edu.lab.distances import Distances, DistancesState, distances
-from rwp_edu.lab.race import Race, race
-from rwp_edu.lab.scatter import Scatter, ScatterState, scatter
-from rwp_edu.lab.smoothed import SmoothingLab, SmoothingState, smoothing
-from rwp_edu.lab.state import PRESETS, RaceState
-from rwp_edu.lab.terrain import Landscape, LandscapeState, landscape
-from rwp_edu.lab.trial import Trial, TrialState, trial
-from rwp_edu.lab.variance import TwoPointsLab, TwoPointsState, two_points
-from rwp_edu.lab.words import said
+from rwp_edu.lab.explorers.claim import Trial, TrialState, trial
+from rwp_edu.lab.explorers.flatness_correlation import Scatter, ScatterState, scatter
+from rwp_edu.lab.explorers.gradient_variance import TwoPointsLab, TwoPointsState, two_points
+from rwp_edu.lab.explorers.landscape import Landscape, LandscapeState, landscape
+from rwp_edu.lab.explorers.radii import Distances, DistancesState, distances
+from rwp_edu.lab.explorers.smoothing import SmoothingLab, SmoothingState, smoothing
+from rwp_edu.lab.explorers.update import UpdateLab, UpdateState, update
+from rwp_edu.lab.explorers.workers import Workers, WorkersState, workers
+from rwp_edu.lab.race.race import Race, race
+from rwp_edu.lab.race.state import PRESETS, RaceState
+from rwp_edu.lab.race.summary import said
 
 __all__ = [
     "Distances",

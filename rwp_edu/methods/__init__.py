@@ -1,7 +1,7 @@
 """Every method, written once under its formula, and the table that everything else is made of.
 
 A method takes the flat weights ``w`` and, by name, whatever it needs: its hyper-parameters, ``noise`` (a callable:
-``noise(w)`` is a fresh perturbation), ``normal`` (standard normal draws), ``layout`` (``rwp_edu.points.Layout``) or
+``noise(w)`` is a fresh perturbation), ``normal`` (standard normal draws), ``layout`` (``rwp_edu.methods.points.Layout``) or
 ``memory`` (a dict that lives as long as the run; put new tensors into it, never change them in place, and never ``w`` itself,
 which the engine writes the next weights into). It yields the points of a round and returns the combined gradient. The base optimizer applies that gradient at the clean ``w``: learning rate,
 momentum and weight decay are its business alone.
@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rwp_edu.methods import adversarial, random
-from rwp_edu.noise import KINDS, LAWS, Noise
-from rwp_edu.parameters import Parameter, unknown
-from rwp_edu.points import Conversation, Layout
+from rwp_edu.methods import random_perturbation, sharpness_aware
+from rwp_edu.methods.noise import KINDS, LAWS, Noise
+from rwp_edu.methods.points import Conversation, Layout
+from rwp_edu.utils.parameters import Parameter, unknown
 
 PARAMETERS: dict[str, Parameter] = {
     row.name: row
@@ -100,7 +100,7 @@ class Method:
     ``strength`` names the hyper-parameters that, all zero, leave the base optimizer; empty where none does. ``defaults`` are the
     published values where they differ from those of ``PARAMETERS``; ``pins`` are values a race gives this method instead of the
     common ones; ``optimizer`` names its class where that is not the label in capitals. ``copies`` of the weights is what a step of the
-    optimizer needs beyond its base, history included: at its peak, and while a closure runs (``rwp_edu.memory`` measures them). ``begins`` is what
+    optimizer needs beyond its base, history included: at its peak, and while a closure runs (``rwp_edu.benchmarks.memory`` measures them). ``begins`` is what
     histories begin with that do not begin with 0.
     """
 
@@ -214,21 +214,21 @@ BSAM_ALONE = {"momentum": 0.0, "weight_decay": 0.0, "rho": 0.01}
 METHODS: dict[str, Method] = {
     row.name: row
     for row in (
-        Method("sgd", "SGD", random.sgd, "Robbins & Monro 1951", optimizer="Plain", copies=(2, 1)),
-        Method("sam", "SAM", adversarial.sam, "arXiv:2010.01412", strength=("rho",), copies=(2, 1)),
-        Method("rwp", "RWP", random.rwp, "arXiv:2201.08025, 2211.11489, 2404.00357", "filter-wise", ("sigma",), copies=(2, 1)),
-        Method("m-rwp", "m-RWP", random.m_rwp, "arXiv:2211.11489, 2404.00357", "filter-wise", ("sigma",), copies=(3, 2)),
-        Method("nso", "NSO", random.nso, "arXiv:2306.08553", "isotropic", ("sigma",), copies=(3, 2)),
-        Method("arwp", "ARWP", random.arwp, "arXiv:2404.00357", "filter-wise", ("sigma",), copies=(3, 2)),
-        Method("m-arwp", "m-ARWP", random.m_arwp, "arXiv:2404.00357", "filter-wise", ("sigma",), copies=(5, 3)),
-        Method("a-rwp", "a-RWP", random.a_rwp, "this project", "filter-wise", ("sigma",), optimizer="AntitheticRWP", copies=(3, 2)),
-        Method("lpf-sgd", "LPF-SGD", random.lpf_sgd, "arXiv:2201.08025", "filter-wise", ("sigma",), {"k": 8}, {"k": 5}, copies=(3, 2)),
-        Method("usam", "USAM", adversarial.usam, "arXiv:2206.06232", strength=("rho",), copies=(2, 1)),
-        Method("asam", "ASAM", adversarial.asam, "arXiv:2102.11600", strength=("rho",), defaults={"rho": 0.5}, pins={"rho": 1.0}, copies=(4, 1)),
-        Method("fsam", "F-SAM", adversarial.fsam, "arXiv:2403.12350", strength=("rho",), copies=(6, 3)),
-        Method("gsam", "GSAM", adversarial.gsam, "arXiv:2203.08065", strength=("rho",), pins={"rho": 0.2}, copies=(3, 2)),
-        Method("rsam", "R-SAM", adversarial.rsam, "Liu et al., NeurIPS 2022", "filter-wise", ("sigma", "rho"), {"sigma": 0.01}, {"sigma": 0.01}, copies=(4, 2)),
-        Method("bsam", "bSAM", adversarial.bsam, "arXiv:2210.01620", defaults={"rho": 0.01, "examples": 50_000}, pins=BSAM_ALONE, copies=(9, 4), begins={"s": 1.0}),
+        Method("sgd", "SGD", random_perturbation.sgd, "Robbins & Monro 1951", optimizer="Plain", copies=(2, 1)),
+        Method("sam", "SAM", sharpness_aware.sam, "arXiv:2010.01412", strength=("rho",), copies=(2, 1)),
+        Method("rwp", "RWP", random_perturbation.rwp, "arXiv:2201.08025, 2211.11489, 2404.00357", "filter-wise", ("sigma",), copies=(2, 1)),
+        Method("m-rwp", "m-RWP", random_perturbation.m_rwp, "arXiv:2211.11489, 2404.00357", "filter-wise", ("sigma",), copies=(3, 2)),
+        Method("nso", "NSO", random_perturbation.nso, "arXiv:2306.08553", "isotropic", ("sigma",), copies=(3, 2)),
+        Method("arwp", "ARWP", random_perturbation.arwp, "arXiv:2404.00357", "filter-wise", ("sigma",), copies=(3, 2)),
+        Method("m-arwp", "m-ARWP", random_perturbation.m_arwp, "arXiv:2404.00357", "filter-wise", ("sigma",), copies=(5, 3)),
+        Method("a-rwp", "a-RWP", random_perturbation.a_rwp, "this project", "filter-wise", ("sigma",), optimizer="AntitheticRWP", copies=(3, 2)),
+        Method("lpf-sgd", "LPF-SGD", random_perturbation.lpf_sgd, "arXiv:2201.08025", "filter-wise", ("sigma",), {"k": 8}, {"k": 5}, copies=(3, 2)),
+        Method("usam", "USAM", sharpness_aware.usam, "arXiv:2206.06232", strength=("rho",), copies=(2, 1)),
+        Method("asam", "ASAM", sharpness_aware.asam, "arXiv:2102.11600", strength=("rho",), defaults={"rho": 0.5}, pins={"rho": 1.0}, copies=(4, 1)),
+        Method("fsam", "F-SAM", sharpness_aware.fsam, "arXiv:2403.12350", strength=("rho",), copies=(6, 3)),
+        Method("gsam", "GSAM", sharpness_aware.gsam, "arXiv:2203.08065", strength=("rho",), pins={"rho": 0.2}, copies=(3, 2)),
+        Method("rsam", "R-SAM", sharpness_aware.rsam, "Liu et al., NeurIPS 2022", "filter-wise", ("sigma", "rho"), {"sigma": 0.01}, {"sigma": 0.01}, copies=(4, 2)),
+        Method("bsam", "bSAM", sharpness_aware.bsam, "arXiv:2210.01620", defaults={"rho": 0.01, "examples": 50_000}, pins=BSAM_ALONE, copies=(9, 4), begins={"s": 1.0}),
     )
 }  # fmt: skip
 

@@ -3,7 +3,7 @@
 A problem of the batched engine is a class made for S seeds: ``layout`` (of the flat weights), ``init()`` (S, P), ``next(batches)`` before every update,
 ``gradients(points, groups)`` and ``measure(w)``, which gives a value (S,) for every metric; a curve that is not over time, such
 as a spectrum, is a method of that name that gives (S, N); ``validate(w)`` measures what is ``held_back``. ``state()`` and ``restore(state)`` keep the order of batches in checkpoints. Networks that are trained one after
-another are ``rwp_edu.problems.networks.Networks``.
+another are ``rwp_edu.problems.module_problem.Networks``.
 
 ``images`` has the bundled digits as pictures; the same row serves ``cifar10``, ``cifar100``, ``fashion-mnist`` and ``folder:PATH``, and
 :func:`add` makes one of any module with any data.
@@ -22,16 +22,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwp_edu.datasets import FOLDER, pictures
-from rwp_edu.models import MODELS, NORMS
-from rwp_edu.parameters import Parameter, rounded, unknown
+from rwp_edu.problems.custom import Own, fresh
+from rwp_edu.problems.datasets import FOLDER, pictures
 from rwp_edu.problems.digits import POOL, Digits
 from rwp_edu.problems.fine_tuning import KNOWN, FineTuning
 from rwp_edu.problems.fine_tuning import POOL as SHOTS
 from rwp_edu.problems.images import Images
-from rwp_edu.problems.networks import BASES
-from rwp_edu.problems.own import Own, fresh
-from rwp_edu.problems.sensing import Sensing
+from rwp_edu.problems.matrix_sensing import Sensing
+from rwp_edu.problems.models import MODELS, NORMS
+from rwp_edu.problems.module_problem import BASES
+from rwp_edu.utils.parameters import Parameter, rounded, unknown
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ FLATNESS = (
 class Problem:
     """A row of the table. ``make(settings, seeds, device, dtype)`` builds it; ``wrong(settings)`` says what does not fit together.
 
-    ``flatness`` are metrics that cost much more than an update: ``rwp_edu.flatness`` measures them, when asked for. ``held_back`` are
+    ``flatness`` are metrics that cost much more than an update: ``rwp_edu.problems.flatness`` measures them, when asked for. ``held_back`` are
     metrics on data that neither train nor test, measured once, after the last update; the first of them chooses settings.
     ``here`` has what common settings have in other ways: ``{"lr": {"default": 0.01}}``. The first metric decides who leads.
     ``pins`` are values for single methods that no common setting moves. ``engine`` is how its networks are trained. ``truth(problem)`` gives what the truth has of some metrics and profiles, if there is one.

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rwp_edu.noise import generator
-from rwp_edu.problems.labelled import Labelled, mislabelled
+from rwp_edu.methods.noise import generator
 from rwp_edu.problems.mlp import MLP
+from rwp_edu.problems.noisy_labels import Labelled, mislabelled
 
 FILE = "optdigits.npz"
 SHA256 = "b2dab7b501728c22e9119ad76740b2e17c77a231e42d1e592380d90886f1a05e"

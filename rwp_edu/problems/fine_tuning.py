@@ -11,10 +11,10 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from rwp_edu.noise import generator
+from rwp_edu.methods.noise import generator
 from rwp_edu.problems.digits import standardised
-from rwp_edu.problems.labelled import Labelled, mislabelled
 from rwp_edu.problems.mlp import MLP
+from rwp_edu.problems.noisy_labels import Labelled, mislabelled
 
 KNOWN, POOL, VALIDATION = (
     5,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, pad
 
-from rwp_edu import models
-from rwp_edu.datasets import Pictures
-from rwp_edu.noise import generator
-from rwp_edu.problems.identity import digest
-from rwp_edu.problems.labelled import Batches, mislabelled
-from rwp_edu.problems.networks import Again, Batch, Networks
+from rwp_edu.methods.noise import generator
+from rwp_edu.problems import models
+from rwp_edu.problems.datasets import Pictures
+from rwp_edu.problems.fingerprint import digest
+from rwp_edu.problems.module_problem import Again, Batch, Networks
+from rwp_edu.problems.noisy_labels import Batches, mislabelled
 
 CHUNK, MEASURED = 250, 1000  # pictures at once and, of the training pictures, in all when a network is measured
 IMAGENET = torch.tensor([[0.485, 0.456, 0.406], [0.229, 0.224, 0.225]], dtype=torch.float64)[:, :, None, None]
@@ -86,9 +86,9 @@ class Images(Networks):
     deviation of the training pictures (with weights of a ResNet for large pictures: by those of ImageNet). Batch 1, for methods with two batches, is an
     independent draw.
 
-    ``card`` says what ``rwp_edu.models.trained`` needs to make such a network again, and what it expects.
+    ``card`` says what ``rwp_edu.problems.models.trained`` needs to make such a network again, and what it expects.
 
-    >>> from rwp_edu.datasets import bundled
+    >>> from rwp_edu.problems.datasets import bundled
     >>> problem = Images([0], bundled(), train=100, batch=20, width=4)
     >>> problem.layout.size, problem.draw()[0].shape
     (5094, torch.Size([20, 1, 8, 8]))

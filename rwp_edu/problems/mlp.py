@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from rwp_edu.parameters import unknown
-from rwp_edu.points import Layout
+from rwp_edu.methods.points import Layout
+from rwp_edu.utils.parameters import unknown
 
 
 class Activation(NamedTuple):

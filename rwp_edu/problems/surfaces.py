@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rwp_edu.parameters import Parameter
+from rwp_edu.utils.parameters import Parameter
 
 View = tuple[tuple[float, float], tuple[float, float]]
 _SIGMA = Parameter("sigma", "σ", 0.1, "standard deviation of the noise")

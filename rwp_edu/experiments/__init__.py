@@ -1,0 +1,1 @@
+"""Many runs compared: sweeps, published claims, pools of runs."""

@@ -1,0 +1,1 @@
+"""The race: state, view, sentence, exported code, menu of datasets."""

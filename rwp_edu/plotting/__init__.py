@@ -1,0 +1,1 @@
+"""Records drawn as plotly figures and HTML pages, without widgets."""
