@@ -8,6 +8,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+import rwp_edu
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -15,7 +17,7 @@ from packaging.specifiers import SpecifierSet
 ROOT = Path(__file__).parents[1]
 BINDER = ROOT / "binder"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-TOP_LEVEL = {"README.md", "pyproject.toml", "LICENSE", "notebooks", "rwp_edu", "data", "tests", "binder"}
+TOP_LEVEL = {"README.md", "CHANGELOG.md", "CITATION.cff", "pyproject.toml", "LICENSE", "notebooks", "rwp_edu", "data", "tests", "binder"}
 NOT_IN_THE_CORE = ("plotly", "ipywidgets", "anywidget", "torchvision", "IPython", "ipykernel", "jupyter", "traitlets")
 
 
@@ -162,3 +164,7 @@ def test_binder_opens_quietly():
     from rwp_edu.cli.lab import NO_NEWS
 
     assert yaml.safe_load((BINDER / "overrides.json").read_text()) == NO_NEWS
+
+
+def test_the_citation_names_this_version():
+    assert f"\nversion: {rwp_edu.__version__}\n" in (ROOT / "CITATION.cff").read_text()
