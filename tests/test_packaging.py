@@ -8,11 +8,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
-
-import rwp_edu
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+
+import rwp_edu
 
 ROOT = Path(__file__).parents[1]
 BINDER = ROOT / "binder"
