@@ -8,22 +8,14 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from rwp_edu.benchmarks import browser_rows
 from rwp_edu.benchmarks.browser import browser, chromium, jupyter, open_notebook, python, run_cell, slider_of, until
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (Debian: apt-get install chromium)")
 
 # Folders with an ipykernel and a plotly each, made with `pip install --target`, beside those that are installed.
 KERNELS = ["", *filter(None, os.environ.get("RWP_EDU_IPYKERNELS", "").split(os.pathsep))]
-LABS = {
-    "race": ("lab.race(methods='sgd,rwp', seeds=2, steps=100_000)", "sigma"),
-    "update": ("lab.update(method='rwp')", "sigma"),
-    "landscape": ("lab.landscape(sigma=0.1)", "sigma"),
-    "smoothing": ("lab.smoothing()", "sigma"),
-    "two_points": ("lab.two_points()", "sigma"),
-    "distances": ("lab.distances()", "rise"),
-    "workers": ("lab.workers(method='nso')", "workers"),
-    "trial": ("lab.trial(seeds=4)", "seeds"),
-}
+LABS = {"race": ("lab.race(methods='sgd,rwp', seeds=2, steps=100_000)", "sigma"), **browser_rows.LABS}
 PRESSES = 15
 ROUND_TRIPS = 40  # through the kernel, in which a figure has to follow: what a machine is slow at, it is slow at in both
 

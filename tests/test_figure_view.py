@@ -229,3 +229,19 @@ def test_a_figure_that_the_page_cannot_draw_is_said():
     view.screen.figure._handle_custom_msg({"type": "failed", "text": "Error: <no>"}, [])
     view.screen.turn()
     assert "the page cannot draw this figure: Error: &lt;no&gt;" in view.screen.status.value
+
+
+@pytest.mark.parametrize("make", [lambda: lab.smoothing(), lambda: lab.race(methods="sgd,rwp", seeds=1, steps=20)])
+def test_what_waits_behind_a_lost_answer_is_sent_after_the_timeout(make):
+    view = make()
+    screen, now = view.screen, [0.0]
+    screen.figure._clock = lambda: now[0]
+    screen.figure._receive({"type": "ready"})
+    screen.turn()
+    sent = screen.figure.number
+    view.set(sigma=0.2)
+    screen.draw()  # while the last frame is in flight
+    assert screen.figure.number == sent > 0 and not screen.due
+    now[0] += screen.turn()
+    screen.turn()
+    assert screen.figure.number == sent + 1

@@ -19,7 +19,7 @@ LABS = {
     "two_points": ("lab.two_points()", "sigma"),
     "distances": ("lab.distances()", "rise"),
     "workers": ("lab.workers(method='nso')", "k"),
-    "trial": ("lab.trial(seeds=4)", "rho"),
+    "trial": ("lab.trial(seeds=4)", "seeds"),
 }
 RACE = "lab.race(methods='sgd,sam,rwp,m-rwp,nso', steps=100_000)"
 REST = 600  # milliseconds between two key presses, as of a hand that looks at what it did

@@ -64,15 +64,17 @@ class Live:
         anything, refused, self._obeying = bool(self._asked), "", True
         if any(name not in self.LOOKS for name, _ in self._asked):
             self.error = ""
-        while self._asked:
-            name, value = self._asked.pop(0)
-            if self._asked and self._asked[0][0] == name and self.replaced(name):
-                continue
-            try:
-                self.apply(name, value)
-            except Exception as error:
-                refused = told(error)
-        self._obeying = False
+        try:
+            while self._asked:
+                name, value = self._asked.pop(0)
+                if self._asked and self._asked[0][0] == name and self.replaced(name):
+                    continue
+                try:
+                    self.apply(name, value)
+                except Exception as error:
+                    refused = told(error)
+        finally:
+            self._obeying = False
         self.error = refused or self.error
         return anything
 

@@ -74,7 +74,7 @@ class ExplorerScreen(Live):
             self.draw_in_time(more, DRAW_EVERY)
         if more:
             return HAND if asked else self.owner.pause
-        return self.figure.wait if self.due else None
+        return self.figure.wait or None
 
     def end(self) -> None:
         self.owner.ended()

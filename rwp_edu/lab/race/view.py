@@ -305,7 +305,7 @@ class Screen(Live):
         if self.race._run.looking or self.download:
             self.due = True
             return 0.05 if self.race._run.looking else 0.5
-        return self.figure.wait if self.due else None
+        return self.figure.wait or None
 
     def _train(self) -> None:
         run, pace = self.race._run, 0 if self._until else self.race.state.pace
